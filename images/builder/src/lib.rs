@@ -1,0 +1,1 @@
+//! Builds the tiny guest: kernel, programs and initrd.

@@ -1,0 +1,1 @@
+//! OProfile session directories: sample files, event-stream decoder and the collector that joins them.

@@ -1,0 +1,1 @@
+//! Runs golden scenarios of the OProfile pipeline against this implementation.

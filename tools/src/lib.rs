@@ -1,0 +1,1 @@
+//! What a person runs on the host: opreport and its family.

@@ -1,0 +1,1 @@
+//! A small KVM virtual machine monitor that carries the profiling device.
