@@ -1,0 +1,1 @@
+//! The event buffer: escape-coded words on their way to the one reader.

@@ -1,0 +1,52 @@
+//! The pipeline's view of the guest: tasks, address spaces, mappings.
+
+/// What the guest's kernel says of a task when it is asked, which is at sync time, not at sample time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Task<Mm> {
+    /// Thread id in the guest's initial namespace.
+    pub pid: u32,
+    /// Process id in the guest's initial namespace.
+    pub tgid: u32,
+    /// The task's own address space; `None` for a kernel thread, even one that borrowed a user mm, and past exit.
+    pub mm: Option<Mm>,
+}
+
+/// Where a user address leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// Into a mapped file, at this offset in bytes.
+    File {
+        /// The file's cookie.
+        cookie: u64,
+        /// Offset in the file; wraps at 64 bits.
+        offset: u64,
+    },
+    /// Into memory without a file.
+    Anonymous {
+        /// The region's cookie, or 0 when regions are not told apart.
+        cookie: u64,
+        /// What stands for the address in the event buffer.
+        offset: u64,
+    },
+    /// Into no mapping.
+    Unmapped,
+    /// The guest changed its structures faster than they could be read.
+    Raced,
+}
+
+/// The guest, as far as the pipeline asks.
+///
+/// Nothing here fails: what cannot be read is a task that does not exist, an address that is not mapped, or a race.
+pub trait World {
+    /// Names an address space; two tasks with equal handles share one.
+    type Mm: Copy + PartialEq;
+
+    /// The task that this pointer stands for, or `None` when there is none to read.
+    fn task(&mut self, pointer: u64) -> Option<Task<Self::Mm>>;
+
+    /// Cookie of the main program of `mm`, 0 when it has none.
+    fn exe_cookie(&mut self, mm: Self::Mm) -> u64;
+
+    /// Resolves a user address of `mm`.
+    fn lookup(&mut self, mm: Self::Mm, address: u64) -> Lookup;
+}
