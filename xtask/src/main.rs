@@ -1,2 +1,61 @@
-//! The one entry point.
-fn main() {}
+//! The one entry point: `cargo xtask COMMAND`.
+
+#![expect(dead_code, reason = "kept output is for the test command")]
+
+mod lab;
+mod machine;
+mod probe;
+mod repo;
+mod shell;
+mod step;
+mod supervise;
+
+mod commands;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use commands::Command;
+
+/// Builds, tests and shows virtio-oprofile.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    let command = Arguments::parse().command;
+    match command.run() {
+        Ok(code) => code,
+        Err(failure) => {
+            let mut message = format!("xtask: {}", failure.error);
+            let mut cause = failure.error.source();
+            while let Some(error) = cause {
+                message.push_str(&format!(": {error}"));
+                cause = error.source();
+            }
+            eprintln!("{message}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// What ended a command, and the exit code that tells it.
+#[derive(Debug)]
+struct Failure {
+    error: Box<dyn Error>,
+    code: u8,
+}
+
+impl Failure {
+    fn new(error: impl Into<Box<dyn Error>>) -> Self {
+        Self {
+            error: error.into(),
+            code: 1,
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Gets what the lab is made of from the distribution, through apt, once.
+
+use std::cmp::Ordering;
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::step::Step;
+
+/// The emulator the lab runs on.
+const QEMU: &str = "qemu-system-x86_64";
+/// How much of a failed command's output an error shows.
+const SHOWN_LINES: usize = 12;
+
+/// Why the lab's parts could not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// There is no apt here.
+    #[error(
+        "The lab fetches its parts with apt, and {0} is not on this machine; use a Debian or Ubuntu \
+         system, or a machine with hardware KVM and --host"
+    )]
+    NoApt(&'static str),
+    /// QEMU is missing and cannot be installed by this user.
+    #[error(
+        "{QEMU} is missing and installing it needs root; run: \
+         sudo apt-get install --no-install-recommends qemu-system-x86"
+    )]
+    NotRoot,
+    /// apt knows no kernel package.
+    #[error(
+        "apt knows no linux-image-VERSION-amd64 package; add a Debian source to apt and run apt-get \
+         update"
+    )]
+    NoKernelPackage,
+    /// A command failed.
+    #[error("`{command}` failed; is the network up?\n{output}")]
+    Failed {
+        /// The command line.
+        command: String,
+        /// The end of what it printed.
+        output: String,
+    },
+    /// A file of the cache cannot be read or written.
+    #[error("Cannot use {}", path.display())]
+    Cache {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A package does not hold what it should.
+    #[error("Package {package} holds no {wanted}")]
+    Content {
+        /// The package's name.
+        package: String,
+        /// What was looked for in it.
+        wanted: &'static str,
+    },
+}
+
+impl FetchError {
+    fn cache(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Cache { path, source }
+    }
+}
+
+/// An unpacked kernel package.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Its version, as in `uname -r`.
+    pub version: String,
+    /// The bootable image.
+    pub image: PathBuf,
+    /// Its `lib/modules/VERSION` directory.
+    pub modules: PathBuf,
+}
+
+/// The path of QEMU, installed now if need be.
+pub fn qemu() -> Result<PathBuf, FetchError> {
+    if let Some(path) = in_path(QEMU) {
+        return Ok(path);
+    }
+    if !rustix::process::geteuid().is_root() {
+        need("apt-get")?;
+        return Err(FetchError::NotRoot);
+    }
+    let step = Step::begin("installing qemu-system-x86 with apt-get (it emulates a CPU with SVM)");
+    with_fresh_lists(|| {
+        apt_get(
+            Path::new("/"),
+            &[
+                "install",
+                "-y",
+                "--no-install-recommends",
+                "qemu-system-x86",
+            ],
+        )
+    })?;
+    step.done();
+    in_path(QEMU).ok_or_else(|| FetchError::Content {
+        package: "qemu-system-x86".to_owned(),
+        wanted: QEMU,
+    })
+}
+
+/// A statically linked busybox, unpacked below `cache` now if need be.
+pub fn busybox(cache: &Path) -> Result<PathBuf, FetchError> {
+    let home = cache.join("busybox");
+    if !home.exists() {
+        let step = Step::begin("fetching busybox-static with apt-get (the lab's first process)");
+        download("busybox-static", &home)?;
+        step.done();
+    }
+    ["bin/busybox", "usr/bin/busybox"]
+        .iter()
+        .map(|path| home.join(path))
+        .find(|path| path.exists())
+        .ok_or_else(|| FetchError::Content {
+            package: "busybox-static".to_owned(),
+            wanted: "busybox",
+        })
+}
+
+/// A kernel, unpacked below `cache` now if need be: the newest that apt offers when it is fetched.
+pub fn kernel(cache: &Path) -> Result<Kernel, FetchError> {
+    let home = cache.join("kernel");
+    if !home.exists() {
+        let package = match newest_kernel_package()? {
+            Some(package) => package,
+            None => {
+                apt_get(Path::new("/"), &["update"])?;
+                newest_kernel_package()?.ok_or(FetchError::NoKernelPackage)?
+            }
+        };
+        let step = Step::begin(format_args!(
+            "fetching {package} with apt-get (a kernel with kvm_amd; unpacked, not installed)"
+        ));
+        download(&package, &home)?;
+        step.done();
+    }
+    let missing = |wanted| FetchError::Content {
+        package: "linux-image".to_owned(),
+        wanted,
+    };
+    let boot = home.join("boot");
+    let image = entries(&boot)?
+        .into_iter()
+        .find(|path| path.to_string_lossy().contains("/vmlinuz-"))
+        .ok_or_else(|| missing("boot/vmlinuz-VERSION"))?;
+    let version = image
+        .file_name()
+        .and_then(OsStr::to_str)
+        .and_then(|name| name.strip_prefix("vmlinuz-"))
+        .ok_or_else(|| missing("boot/vmlinuz-VERSION"))?
+        .to_owned();
+    let modules = ["lib/modules", "usr/lib/modules"]
+        .iter()
+        .map(|path| home.join(path).join(&version))
+        .find(|path| path.exists())
+        .ok_or_else(|| missing("lib/modules/VERSION"))?;
+    Ok(Kernel {
+        version,
+        image,
+        modules,
+    })
+}
+
+fn newest_kernel_package() -> Result<Option<String>, FetchError> {
+    need("apt-cache")?;
+    let list = capture(Command::new("apt-cache").args([
+        "search",
+        "--names-only",
+        "^linux-image-[0-9].*-amd64$",
+    ]))?;
+    Ok(newest(list.lines().filter_map(|line| line.split(' ').next())).map(str::to_owned))
+}
+
+/// The newest full-flavour kernel among `packages`; not the cloud flavour (it lacks 9p), not the
+/// real-time one, not a meta-package such as `linux-image-6.12-amd64`.
+fn newest<'a>(packages: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    packages
+        .filter_map(|package| {
+            let version = package
+                .strip_prefix("linux-image-")?
+                .strip_suffix("-amd64")?;
+            let full = !version.ends_with("-cloud") && !version.ends_with("-rt");
+            (full && numbers(version).len() > 2).then_some((numbers(version), package))
+        })
+        .max_by(|a, b| match a.0.cmp(&b.0) {
+            Ordering::Equal => a.1.cmp(b.1),
+            unequal => unequal,
+        })
+        .map(|(_, package)| package)
+}
+
+/// The numbers in a version, in order: `6.12.117+deb12` is 6, 12, 117, 12.
+fn numbers(version: &str) -> Vec<u64> {
+    version
+        .split(|character: char| !character.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect()
+}
+
+/// Downloads `package` and unpacks it to `home`, which appears only when it is complete.
+fn download(package: &str, home: &Path) -> Result<(), FetchError> {
+    need("dpkg-deb")?;
+    let parent = home.parent().unwrap_or(Path::new("."));
+    let scratch = tempfile::Builder::new()
+        .prefix("fetch-")
+        .tempdir_in(parent)
+        .map_err(FetchError::cache(parent))?;
+    with_fresh_lists(|| {
+        // apt would drop to a user that may not write here.
+        apt_get(
+            scratch.path(),
+            &["-o", "APT::Sandbox::User=root", "download", package],
+        )
+    })?;
+    let archive = entries(scratch.path())?
+        .into_iter()
+        .find(|path| path.extension() == Some(OsStr::new("deb")))
+        .ok_or_else(|| FetchError::Content {
+            package: package.to_owned(),
+            wanted: ".deb file",
+        })?;
+    let unpacked = scratch.path().join("unpacked");
+    capture(
+        Command::new("dpkg-deb")
+            .arg("-x")
+            .arg(&archive)
+            .arg(&unpacked),
+    )?;
+    fs::set_permissions(&unpacked, fs::Permissions::from_mode(0o755))
+        .and_then(|()| fs::rename(&unpacked, home))
+        .map_err(FetchError::cache(home))
+}
+
+/// Tries `action`; if it fails, fetches the package lists anew (they may be old or absent) and tries
+/// once more.
+fn with_fresh_lists(action: impl Fn() -> Result<(), FetchError>) -> Result<(), FetchError> {
+    match action() {
+        Err(FetchError::Failed { .. }) if rustix::process::geteuid().is_root() => {
+            apt_get(Path::new("/"), &["update"])?;
+            action()
+        }
+        result => result,
+    }
+}
+
+fn apt_get(directory: &Path, arguments: &[&str]) -> Result<(), FetchError> {
+    need("apt-get")?;
+    capture(
+        Command::new("apt-get")
+            .arg("-q")
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .current_dir(directory),
+    )
+    .map(drop)
+}
+
+/// Runs a command and returns its stdout.
+fn capture(command: &mut Command) -> Result<String, FetchError> {
+    let shown = || {
+        let mut words = vec![command.get_program().to_string_lossy()];
+        words.extend(command.get_args().map(OsStr::to_string_lossy));
+        words.join(" ")
+    };
+    let shown = shown();
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| FetchError::Failed {
+            command: shown.clone(),
+            output: error.to_string(),
+        })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    Err(FetchError::Failed {
+        command: shown,
+        output: super::tail(&text, SHOWN_LINES),
+    })
+}
+
+fn need(tool: &'static str) -> Result<(), FetchError> {
+    in_path(tool).map(drop).ok_or(FetchError::NoApt(tool))
+}
+
+fn in_path(program: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?)
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
+}
+
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, FetchError> {
+    fs::read_dir(directory)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+        .map_err(FetchError::cache(directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_full_kernel_is_chosen_by_number() {
+        let packages = [
+            "linux-image-6.1.0-56-amd64",
+            "linux-image-6.12.99+deb12-amd64",
+            "linux-image-6.12.117+deb12-amd64",
+            "linux-image-6.12.117+deb12-cloud-amd64",
+            "linux-image-6.12.118+deb12-rt-amd64",
+            "linux-image-6.13-amd64",
+        ];
+        assert_eq!(
+            newest(packages.into_iter()),
+            Some("linux-image-6.12.117+deb12-amd64")
+        );
+    }
+
+    #[test]
+    fn without_a_kernel_package_there_is_none() {
+        assert_eq!(newest(["linux-image-amd64"].into_iter()), None);
+    }
+}

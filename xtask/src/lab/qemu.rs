@@ -1,0 +1,161 @@
+//! The emulated machine: QEMU's command line and its process.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::io::FdFlags;
+use rustix::process::Signal;
+
+use crate::supervise::{Ended, Output, supervise};
+
+/// What an emulated machine is made of.
+#[derive(Debug)]
+pub struct Hardware<'a> {
+    /// QEMU's path.
+    pub qemu: &'a Path,
+    /// The kernel image.
+    pub kernel: &'a Path,
+    /// The initramfs.
+    pub initramfs: &'a Path,
+    /// Directory exchanged with the init script.
+    pub ctl: &'a Path,
+    /// Directory that the machine may write to.
+    pub share: &'a Path,
+    /// Where the kernel's console goes.
+    pub console: &'a Path,
+    /// Where QEMU's own messages go.
+    pub log: &'a Path,
+    /// Processors.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Whether the kernel tells all it does on the console.
+    pub verbose: bool,
+}
+
+/// Boots the machine and waits until it is off; the output is that of the command in it.
+pub fn run(hardware: &Hardware<'_>, output: Output, limit: Duration) -> io::Result<Ended> {
+    let (stdout, stdout_end) = io::pipe()?;
+    let (stderr, stderr_end) = io::pipe()?;
+    let ends = [OwnedFd::from(stdout_end), OwnedFd::from(stderr_end)];
+
+    let mut command = Command::new(hardware.qemu);
+    command
+        .args(arguments(hardware, ends.each_ref().map(AsRawFd::as_raw_fd)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(hardware.log)?);
+    let inherited = ends.each_ref().map(AsRawFd::as_raw_fd);
+    let parent = rustix::process::getpid();
+    // SAFETY: between fork and exec the closure only makes system calls (fcntl, prctl, getppid),
+    // which are async-signal-safe, and it neither allocates nor takes locks. The descriptors stay
+    // open until `ends` is dropped, after the child has been started.
+    unsafe {
+        command.pre_exec(move || {
+            for fd in inherited {
+                rustix::io::fcntl_setfd(BorrowedFd::borrow_raw(fd), FdFlags::empty())?;
+            }
+            // Whatever ends us, Ctrl-C or SIGKILL, must not leave an emulator behind.
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            if rustix::process::getppid() != Some(parent) {
+                return Err(io::Error::other("the parent is gone"));
+            }
+            Ok(())
+        });
+    }
+    let child = command.spawn()?;
+    drop(ends);
+    supervise(child, stdout, stderr, output, limit)
+}
+
+/// QEMU's arguments; `outputs` are the descriptors for the command's stdout and stderr.
+fn arguments(hardware: &Hardware<'_>, outputs: [i32; 2]) -> Vec<String> {
+    let quiet = if hardware.verbose { "" } else { " quiet" };
+    let [stdout, stderr] = outputs;
+    let mut arguments: Vec<String> = [
+        "-nodefaults -no-user-config -no-reboot -display none -machine q35 -cpu EPYC,+svm,+npt",
+        "-accel tcg,thread=multi,tb-size=512 -device virtio-serial-pci",
+    ]
+    .iter()
+    .flat_map(|words| words.split(' '))
+    .map(str::to_owned)
+    .collect();
+    let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
+
+    add("-smp", hardware.cpus.to_string());
+    add("-m", format!("{}M", hardware.memory_mib));
+    add("-kernel", hardware.kernel.display().to_string());
+    add("-initrd", hardware.initramfs.display().to_string());
+    add(
+        "-append",
+        format!(
+            "console=ttyS0 panic=-1 tsc=reliable mitigations=off nowatchdog random.trust_cpu=on{quiet}"
+        ),
+    );
+    add("-serial", format!("file:{}", escape(hardware.console)));
+    for (set, fd, name) in [(1, stdout, "stdout"), (2, stderr, "stderr")] {
+        add("-add-fd", format!("fd={fd},set={set}"));
+        add(
+            "-chardev",
+            format!("file,id={name},path=/dev/fdset/{set},append=on"),
+        );
+        add(
+            "-device",
+            format!("virtserialport,chardev={name},name=lab.{name}"),
+        );
+    }
+    for (tag, path, options) in [
+        ("root", Path::new("/"), ",readonly=on"),
+        ("share", hardware.share, ""),
+        ("ctl", hardware.ctl, ""),
+    ] {
+        add(
+            "-fsdev",
+            format!(
+                "local,id={tag},path={},security_model=none,multidevs=remap{options}",
+                escape(path)
+            ),
+        );
+        add(
+            "-device",
+            format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}"),
+        );
+    }
+    arguments
+}
+
+/// In the value of a QEMU option a comma is written twice.
+fn escape(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_root_is_read_only_and_commas_are_doubled() {
+        let hardware = Hardware {
+            qemu: Path::new("qemu"),
+            kernel: Path::new("k"),
+            initramfs: Path::new("i"),
+            ctl: Path::new("/c"),
+            share: Path::new("/a,b"),
+            console: Path::new("/console"),
+            log: Path::new("/log"),
+            cpus: 2,
+            memory_mib: 512,
+            verbose: false,
+        };
+        let arguments = arguments(&hardware, [5, 6]);
+        let root = arguments.iter().find(|word| word.contains("id=root"));
+        assert!(root.is_some_and(|root| root.contains("path=/,") && root.contains("readonly=on")));
+        assert!(arguments.iter().any(|word| word.contains("path=/a,,b,")));
+        assert!(arguments.iter().any(|word| word == "fd=5,set=1"));
+    }
+}
