@@ -1,1 +1,24 @@
-//! OProfile session directories: sample files, event-stream decoder and the collector that joins them.
+//! OProfile session directories: sample files, the event-stream decoder and the collector that joins them.
+//!
+//! * [`sample_file`]: one sample file, header version 0x13, read and written.
+//! * [`sample_path`]: the path of a sample file, which names program, image and event.
+//! * [`guest_path`]: how a name that a guest chose becomes a path on the host.
+//! * [`events`]: the escape-coded event buffer as records.
+//! * [`guest`]: what the collector has to ask about the guest.
+//! * [`symbol_elf`]: an ELF file that holds nothing but symbols.
+//! * [`collector`]: event buffer in, session directory out.
+
+pub mod collector;
+pub mod events;
+pub mod guest;
+pub mod guest_path;
+pub mod sample_file;
+pub mod sample_path;
+pub mod symbol_elf;
+
+pub use collector::{
+    Account, Collector, CollectorError, CollectorOptions, CollectorStats, Separation,
+};
+pub use guest::{
+    CookieTarget, GuestFile, GuestFiles, GuestNames, ImageKind, KernelImage, Symbol, SymbolKind,
+};

@@ -1,0 +1,331 @@
+//! The images of a session: each has one name and one modification time for as long as the session lasts.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::CollectorError;
+use super::directory::{Placed, SessionDirectory};
+use crate::guest::{CookieTarget, GuestFiles, ImageKind, KernelImage};
+use crate::guest_path;
+use crate::sample_path::ImageName;
+use crate::symbol_elf;
+
+/// Most images in one session. A storm of short-lived processes with anonymous code makes one each; this many are a
+/// few MiB here and as many directories on the host.
+pub(super) const MAX_IMAGES: usize = 16_384;
+/// Most cookies remembered; further ones are asked for each time.
+const MAX_COOKIES: usize = 65_536;
+/// Most kernel images that share a name and differ in content.
+const MAX_INCARNATIONS: u32 = 64;
+/// Largest guest file copied into the guest tree. Larger ones are reported without symbols.
+const MAX_COPY: usize = 512 << 20;
+
+/// Number of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct ImageId(usize);
+
+/// One image.
+#[derive(Debug)]
+pub(super) struct Image {
+    /// Its name in the session.
+    pub(super) name: ImageName,
+    /// Modification time, written into each header that names this image. Set before the first of them is written.
+    pub(super) mtime: u64,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    File {
+        guest_path: Vec<u8>,
+        deleted: bool,
+        state: Copying,
+    },
+    Anonymous {
+        start: u64,
+    },
+    Kernel {
+        image: Arc<KernelImage>,
+        written: bool,
+    },
+}
+
+/// How far the copy of a guest file has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copying {
+    Unknown,
+    Wanted,
+    Done,
+}
+
+impl Image {
+    /// Start address of an anonymous region, 0 for everything else.
+    pub(super) fn anon_start(&self) -> u64 {
+        match self.source {
+            Source::Anonymous { start } => start,
+            _ => 0,
+        }
+    }
+}
+
+/// What a cookie was found to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target {
+    pub(super) id: ImageId,
+    /// Of an anonymous region the first address, else `None`.
+    pub(super) region_start: Option<u64>,
+}
+
+/// No further image can be taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Full;
+
+/// All images of the session.
+#[derive(Debug)]
+pub(super) struct Images {
+    images: Vec<Image>,
+    by_name: HashMap<ImageName, ImageId>,
+    cookies: HashMap<u64, Target>,
+    kernel: Vec<ImageId>,
+    /// Modification time of the files made here, seconds since 1970.
+    started: u64,
+}
+
+impl Images {
+    pub(super) fn new(started: u64) -> Self {
+        Self {
+            images: Vec::new(),
+            by_name: HashMap::new(),
+            cookies: HashMap::new(),
+            kernel: Vec::new(),
+            started,
+        }
+    }
+
+    pub(super) fn get(&self, id: ImageId) -> &Image {
+        &self.images[id.0]
+    }
+
+    /// The image of a cookie that has been seen before.
+    pub(super) fn known_cookie(&self, cookie: u64) -> Option<Target> {
+        self.cookies.get(&cookie).copied()
+    }
+
+    /// Takes in what `cookie` stands for.
+    pub(super) fn add_cookie(&mut self, cookie: u64, target: CookieTarget) -> Result<Target, Full> {
+        let target = match target {
+            CookieTarget::File { path, deleted } => Target {
+                id: self.file(path, deleted)?,
+                region_start: None,
+            },
+            CookieTarget::Anonymous {
+                tgid,
+                start,
+                end,
+                name,
+            } => {
+                let name = guest_path::escape_region_name(name.as_bytes());
+                let name = ImageName::anon(&name, tgid, start, end);
+                let id = match self.by_name.get(&name) {
+                    Some(id) => *id,
+                    None => self.add(name, 0, Source::Anonymous { start })?,
+                };
+                Target {
+                    id,
+                    region_start: Some(start),
+                }
+            }
+        };
+        if self.cookies.len() < MAX_COOKIES {
+            self.cookies.insert(cookie, target);
+        }
+        Ok(target)
+    }
+
+    fn file(&mut self, guest_path: Vec<u8>, deleted: bool) -> Result<ImageId, Full> {
+        // The mark OProfile users know keeps the file apart from a newer one of the same name.
+        let shown = if deleted {
+            [&guest_path[..], b" (deleted)"].concat()
+        } else {
+            guest_path.clone()
+        };
+        let mut path = guest_path::escape_path(&shown);
+        loop {
+            let name = ImageName::Root(path);
+            let Some(&id) = self.by_name.get(&name) else {
+                let source = Source::File {
+                    guest_path,
+                    deleted,
+                    state: Copying::Unknown,
+                };
+                return self.add(name, 0, source);
+            };
+            if let Source::File {
+                guest_path: known, ..
+            } = &self.images[id.0].source
+                && *known == guest_path
+            {
+                return Ok(id);
+            }
+            // Taken by a kernel image or by another name of equal hash. No escaped name ends like this.
+            let ImageName::Root(taken) = name else {
+                return Err(Full);
+            };
+            path = [&taken[..], b"%~"].concat();
+            if path.len() > guest_path::MAX_PATH {
+                return Err(Full);
+            }
+        }
+    }
+
+    /// Takes in a kernel image as it is now.
+    pub(super) fn kernel(&mut self, found: &Arc<KernelImage>) -> Result<ImageId, Full> {
+        for id in &self.kernel {
+            let Source::Kernel { image, written } = &mut self.images[id.0].source else {
+                continue;
+            };
+            if Arc::ptr_eq(image, found) {
+                return Ok(*id);
+            }
+            if same_code(image, found) {
+                if image.start == found.start && image.symbols != found.symbols {
+                    *written = false;
+                    *image = Arc::clone(found);
+                }
+                return Ok(*id);
+            }
+        }
+        for incarnation in 1..=MAX_INCARNATIONS {
+            let name = kernel_name(found, incarnation);
+            if !self.by_name.contains_key(&name) {
+                let source = Source::Kernel {
+                    image: Arc::clone(found),
+                    written: false,
+                };
+                let id = self.add(name, self.started, source)?;
+                self.kernel.push(id);
+                return Ok(id);
+            }
+        }
+        Err(Full)
+    }
+
+    fn add(&mut self, name: ImageName, mtime: u64, source: Source) -> Result<ImageId, Full> {
+        if self.images.len() >= MAX_IMAGES {
+            return Err(Full);
+        }
+        let id = ImageId(self.images.len());
+        match self.by_name.entry(name.clone()) {
+            Entry::Occupied(entry) => return Ok(*entry.get()),
+            Entry::Vacant(entry) => entry.insert(id),
+        };
+        self.images.push(Image {
+            name,
+            mtime,
+            source,
+        });
+        Ok(id)
+    }
+
+    /// Brings the guest tree up to date: copies of sampled files, symbol files of kernel images.
+    pub(super) fn write_guest_tree(
+        &mut self,
+        directory: &mut SessionDirectory,
+        files: &dyn GuestFiles,
+    ) -> Result<(), CollectorError> {
+        for image in &mut self.images {
+            let ImageName::Root(name) = &image.name else {
+                continue;
+            };
+            let path = tree_path(name);
+            match &mut image.source {
+                Source::File {
+                    state: state @ (Copying::Unknown | Copying::Wanted),
+                    guest_path,
+                    deleted,
+                } => {
+                    let file = if *deleted {
+                        None
+                    } else {
+                        files.open(guest_path)
+                    };
+                    let Some(file) = file else {
+                        *state = Copying::Done;
+                        continue;
+                    };
+                    if *state == Copying::Unknown {
+                        image.mtime = file.mtime;
+                        *state = Copying::Wanted;
+                    }
+                    if file.contents.len() <= MAX_COPY {
+                        let placed = directory.place_in_tree(&path, &file.contents, image.mtime)?;
+                        if placed == Placed::NameTaken {
+                            tracing::warn!(path = %path.display(), "guest file not copied: its name is taken in the guest tree");
+                        }
+                    } else {
+                        tracing::warn!(path = %path.display(), "guest file not copied: too large");
+                    }
+                    *state = Copying::Done;
+                }
+                Source::Kernel {
+                    image: kernel,
+                    written: written @ false,
+                } => {
+                    let elf =
+                        symbol_elf::encode(kernel).map_err(|source| CollectorError::Symbols {
+                            image: path.display().to_string(),
+                            source,
+                        })?;
+                    if directory.place_in_tree(&path, &elf, image.mtime)? == Placed::NameTaken {
+                        tracing::warn!(path = %path.display(), "symbol file not written: its name is taken in the guest tree");
+                    }
+                    *written = true;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tree_path(name: &[u8]) -> PathBuf {
+    Path::new(OsStr::from_bytes(name.strip_prefix(b"/").unwrap_or(name))).to_owned()
+}
+
+/// Whether two descriptions are of one image: a module keeps its layout wherever it is loaded.
+fn same_code(a: &KernelImage, b: &KernelImage) -> bool {
+    if a.name != b.name
+        || a.kind != b.kind
+        || a.end.wrapping_sub(a.start) != b.end.wrapping_sub(b.start)
+    {
+        return false;
+    }
+    // Loaded once; the guest may have sent more symbols since.
+    if a.start == b.start {
+        return true;
+    }
+    a.symbols.len() == b.symbols.len()
+        && a.symbols.iter().zip(&b.symbols).all(|(x, y)| {
+            x.address.wrapping_sub(a.start) == y.address.wrapping_sub(b.start)
+                && (x.size, x.kind, &x.name) == (y.size, y.kind, &y.name)
+        })
+}
+
+fn kernel_name(image: &KernelImage, incarnation: u32) -> ImageName {
+    let mut name = image.name.clone();
+    if incarnation > 1 {
+        name.extend_from_slice(format!("~{incarnation}").as_bytes());
+    }
+    let directory: &[u8] = match image.kind {
+        ImageKind::Kernel => b"/boot/",
+        ImageKind::Module => {
+            name.extend_from_slice(b".ko");
+            b"/lib/modules/"
+        }
+    };
+    ImageName::Root([directory, &guest_path::escape_component(&name)].concat())
+}

@@ -1,0 +1,220 @@
+//! The collector: turns the event buffer into an OProfile session directory.
+//!
+//! ```text
+//! DIR/lock                            held while a collector writes here
+//! DIR/abi                             data layout, for opimport and oparchive
+//! DIR/account.txt                     every counter, `name value` per line
+//! DIR/samples/operf.log               statistics in OProfile's words
+//! DIR/samples/current/{root}/…        sample files
+//! DIR/samples/current/stats/…         lost samples, where opreport looks for them
+//! DIR/samples/previous/               what `current` was when this session began
+//! DIR/root/                           guest tree: sampled files, symbol files of kernel and modules
+//! DIR/root/var/lib/oprofile           link to DIR, so that `archive:DIR/root` works
+//! DIR/previous-root/                  the guest tree that belongs to `previous`
+//! DIR/partial/                        files being written; a finished one is moved to its place
+//! ```
+
+mod attribution;
+mod directory;
+mod images;
+mod log;
+mod stats;
+mod store;
+
+use std::path::{Path, PathBuf};
+
+use crate::guest::{GuestFiles, GuestNames};
+use attribution::State;
+use directory::SessionDirectory;
+use images::Images;
+use store::Store;
+
+pub use stats::{Account, CollectorStats};
+
+/// Under which program the samples of a library or of the kernel are filed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Separation {
+    /// Each image under itself.
+    None,
+    /// Libraries under the program that runs them, kernel code under itself.
+    #[default]
+    Library,
+    /// Libraries and kernel code under the program that runs them.
+    Kernel,
+}
+
+/// What a collector needs to know beforehand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CollectorOptions {
+    /// Event name in the sample files' names; letters, digits, `_`, `-` and `:`.
+    pub event: String,
+    /// Sampling period as written in header and file name; 0 for a timer.
+    pub count: u32,
+    /// Unit mask, 0 for a timer.
+    pub unit_mask: u32,
+    /// See [`Separation`].
+    pub separation: Separation,
+    /// One sample file for each vCPU instead of one for all.
+    pub per_cpu: bool,
+}
+
+impl Default for CollectorOptions {
+    fn default() -> Self {
+        Self {
+            event: "TIMER".to_owned(),
+            count: 0,
+            unit_mask: 0,
+            separation: Separation::default(),
+            per_cpu: true,
+        }
+    }
+}
+
+/// Why a session cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectorError {
+    /// The event name cannot stand in a file name of OProfile's.
+    #[error("Event name {0:?} is not usable: it may hold letters, digits, '_', '-' and ':' only")]
+    EventName(String),
+    /// The session directory has so long a path that sample files below it could not be opened.
+    #[error("Session directory {path} has too long a path ({limit} bytes are the limit)")]
+    PathTooLong {
+        /// The directory.
+        path: PathBuf,
+        /// Longest path in bytes.
+        limit: usize,
+    },
+    /// Somebody else writes to the session directory.
+    #[error(
+        "Session directory {path} is in use by another profile; choose another one or end that profile"
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// `DIR/root` exists and has not been made by a collector.
+    #[error("{path} exists and belongs to no session; choose another session directory")]
+    ForeignRoot {
+        /// The directory in the way.
+        path: PathBuf,
+    },
+    /// The session directory cannot be set up.
+    #[error("Cannot write to session directory {path}")]
+    Directory {
+        /// What could not be made.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file of the session cannot be written. Its old content is intact, the data are kept for the next flush.
+    #[error("Cannot write {path}; the samples are kept in memory, make room and flush again")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The symbols of a kernel image do not fit into an ELF file.
+    #[error("Cannot make the symbol file of {image}")]
+    Symbols {
+        /// The image.
+        image: String,
+        /// Why not.
+        #[source]
+        source: object::write::Error,
+    },
+}
+
+/// Consumes the event buffer and writes the session directory.
+///
+/// Counts are kept in memory and written by [`Collector::flush`], each file as a whole.
+#[derive(Debug)]
+pub struct Collector {
+    options: CollectorOptions,
+    directory: SessionDirectory,
+    images: Images,
+    store: Store,
+    stats: CollectorStats,
+}
+
+impl Collector {
+    /// Starts a session in `dir`, which is made if it does not exist. What is there becomes the previous session.
+    ///
+    /// # Errors
+    /// When `dir` cannot be written, is in use, or the options cannot be expressed in file names.
+    pub fn create(dir: &Path, options: CollectorOptions) -> Result<Self, CollectorError> {
+        let usable = |byte: u8| byte.is_ascii_alphanumeric() || b"_-:".contains(&byte);
+        if options.event.is_empty()
+            || options.event.len() > 64
+            || !options.event.bytes().all(usable)
+        {
+            return Err(CollectorError::EventName(options.event));
+        }
+        let directory = SessionDirectory::create(dir)?;
+        let images = Images::new(directory.started());
+        Ok(Self {
+            options,
+            directory,
+            images,
+            store: Store::default(),
+            stats: CollectorStats::default(),
+        })
+    }
+
+    /// Takes in the words of one read of the event buffer. Decoding starts afresh with each call.
+    pub fn consume(&mut self, words: &[u64], names: &mut dyn GuestNames) {
+        State::new(
+            &self.options,
+            &mut self.images,
+            &mut self.store,
+            &mut self.stats,
+        )
+        .run(words, names);
+    }
+
+    /// Writes everything that changed since the last flush.
+    ///
+    /// `account` is what the device counted; it goes to `account.txt` and into the statistics.
+    ///
+    /// # Errors
+    /// At the first file that cannot be written. No file is ever left half written, and what is not written yet is
+    /// written by the next flush.
+    pub fn flush(
+        &mut self,
+        files: &dyn GuestFiles,
+        account: &Account,
+    ) -> Result<(), CollectorError> {
+        self.images.write_guest_tree(&mut self.directory, files)?;
+        self.store
+            .write(&mut self.directory, &self.images, &self.options)?;
+        log::write(&mut self.directory, &self.stats, account)
+    }
+
+    /// Flushes and ends the session.
+    ///
+    /// # Errors
+    /// As [`Collector::flush`]; the collector is given back so that it can be tried again.
+    pub fn finish(
+        mut self,
+        files: &dyn GuestFiles,
+        account: &Account,
+    ) -> Result<CollectorStats, (Box<Self>, CollectorError)> {
+        match self.flush(files, account) {
+            Ok(()) => {
+                self.directory.close();
+                Ok(self.stats)
+            }
+            Err(error) => Err((Box::new(self), error)),
+        }
+    }
+
+    /// What has become of the samples so far.
+    pub fn stats(&self) -> &CollectorStats {
+        &self.stats
+    }
+}
+
+#[cfg(test)]
+mod tests;

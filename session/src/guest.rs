@@ -1,0 +1,105 @@
+//! What the collector asks about the guest, and the answers.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// What a cookie of the event buffer stands for. One cookie means one thing for the whole session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CookieTarget {
+    /// A mapped file; the offsets that follow the cookie are file offsets.
+    File {
+        /// Absolute path in the guest, as the guest spells it. Any bytes.
+        path: Vec<u8>,
+        /// The file has no name any more; it must not be mixed up with a newer file of this name.
+        deleted: bool,
+    },
+    /// A region without a file; the words that follow the cookie are addresses.
+    Anonymous {
+        /// Thread group that owns the region.
+        tgid: u32,
+        /// First address.
+        start: u64,
+        /// First address behind the region.
+        end: u64,
+        /// `anon`, `[heap]`, `[stack]`, `[vdso]`, …
+        name: String,
+    },
+}
+
+/// Kernel or module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ImageKind {
+    /// The kernel proper.
+    Kernel,
+    /// A loadable module.
+    Module,
+}
+
+/// What a symbol names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SymbolKind {
+    /// Code.
+    Function,
+    /// Data.
+    Object,
+}
+
+/// A symbol of a kernel image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Symbol {
+    /// Absolute guest-virtual address.
+    pub address: u64,
+    /// Size in bytes, 0 when unknown.
+    pub size: u64,
+    /// What it names.
+    pub kind: SymbolKind,
+    /// The name. Any bytes.
+    pub name: Vec<u8>,
+}
+
+/// The kernel or a module, with the symbols the guest sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelImage {
+    /// Module name, or for the kernel the name its image gets below `/boot`. Any bytes.
+    pub name: Vec<u8>,
+    /// Kernel or module.
+    pub kind: ImageKind,
+    /// First address of its code.
+    pub start: u64,
+    /// First address behind its code.
+    pub end: u64,
+    /// Its symbols, in any order.
+    pub symbols: Vec<Symbol>,
+}
+
+/// The names behind addresses and cookies.
+pub trait GuestNames {
+    /// What `cookie` stands for, `None` when it is not known.
+    fn cookie(&self, cookie: u64) -> Option<CookieTarget>;
+    /// The kernel image that holds the code at `address`.
+    fn kernel_image(&self, address: u64) -> Option<Arc<KernelImage>>;
+    /// A module has been loaded: look up module addresses afresh.
+    fn module_loaded(&mut self) {}
+}
+
+/// A guest file that the host has a copy of.
+#[derive(Debug, Clone)]
+pub struct GuestFile<'a> {
+    /// Its bytes.
+    pub contents: Cow<'a, [u8]>,
+    /// Modification time in seconds since 1970, 0 when unknown.
+    pub mtime: u64,
+}
+
+/// The guest files that the host has a copy of, for instance those of the initrd.
+pub trait GuestFiles {
+    /// The file at this absolute guest path, `None` when the host does not have it.
+    fn open(&self, path: &[u8]) -> Option<GuestFile<'_>>;
+}
+
+/// For a guest whose files are all out of reach.
+impl GuestFiles for () {
+    fn open(&self, _path: &[u8]) -> Option<GuestFile<'_>> {
+        None
+    }
+}
