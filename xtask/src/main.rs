@@ -1,7 +1,7 @@
 //! The one entry point: `cargo xtask COMMAND`.
 
-#![expect(dead_code, reason = "kept output is for the test command")]
-
+mod cargo;
+mod kvm_tests;
 mod lab;
 mod machine;
 mod probe;
@@ -9,6 +9,7 @@ mod repo;
 mod shell;
 mod step;
 mod supervise;
+mod tally;
 
 mod commands;
 
@@ -32,16 +33,21 @@ fn main() -> ExitCode {
     match command.run() {
         Ok(code) => code,
         Err(failure) => {
-            let mut message = format!("xtask: {}", failure.error);
-            let mut cause = failure.error.source();
-            while let Some(error) = cause {
-                message.push_str(&format!(": {error}"));
-                cause = error.source();
-            }
-            eprintln!("{message}");
+            report(&*failure.error);
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Tells an error and its causes on stderr, in one line.
+fn report(error: &dyn Error) {
+    let mut message = format!("xtask: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    eprintln!("{message}");
 }
 
 /// What ended a command, and the exit code that tells it.

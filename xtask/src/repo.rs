@@ -13,6 +13,11 @@ pub fn root() -> PathBuf {
         .map_or_else(|| manifest.clone(), Path::to_path_buf)
 }
 
+/// The workspace of the freestanding guest code.
+pub fn images() -> PathBuf {
+    root().join("images")
+}
+
 /// Cargo's target directory for the root workspace.
 pub fn target_dir() -> PathBuf {
     match env::var_os("CARGO_TARGET_DIR") {

@@ -1,7 +1,10 @@
 //! One module a subcommand.
 
+mod fmt;
 mod lab;
+mod lint;
 mod probe;
+mod test;
 
 use std::process::ExitCode;
 
@@ -12,8 +15,14 @@ use crate::Failure;
 /// What xtask can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Checks everything: format, clippy, all tests, the ones that need KVM included.
+    Test(test::Arguments),
     /// Runs a command of the built tree on a machine with real KVM.
     Lab(lab::Arguments),
+    /// Checks the format and runs clippy; warnings are errors.
+    Lint,
+    /// Formats the code.
+    Fmt,
     /// Says whether this machine's KVM is good enough, and why not.
     Probe,
     /// Runs the probe's test guest on this machine's KVM.
@@ -24,12 +33,14 @@ pub enum Command {
 impl Command {
     /// Runs the command; an exit code that is not 0 was explained already.
     pub fn run(self) -> Result<ExitCode, Failure> {
+        let done = |()| ExitCode::SUCCESS;
         match self {
+            Self::Test(arguments) => test::run(&arguments),
+            Self::Lint => lint::run_lint().map(done).map_err(Failure::new),
+            Self::Fmt => fmt::run_fmt().map(done).map_err(Failure::new),
             Self::Lab(arguments) => lab::run(arguments),
             Self::Probe => Ok(probe::run()),
-            Self::ProbeGuest => crate::probe::run_guest()
-                .map(|()| ExitCode::SUCCESS)
-                .map_err(Failure::new),
+            Self::ProbeGuest => crate::probe::run_guest().map(done).map_err(Failure::new),
         }
     }
 }

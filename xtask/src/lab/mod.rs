@@ -144,10 +144,10 @@ impl Lab {
             verbose: self.verbose,
         };
         let ended = qemu::run(&hardware, job.output, job.limit).map_err(LabError::Qemu)?;
-        let last_words = || {
+        let words = || {
             let read =
                 |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
-            tail(&(read(&log) + &read(&console)), CONSOLE_LINES)
+            last_words(&read(&log), &read(&console))
         };
         if self.verbose {
             eprint!(
@@ -159,12 +159,23 @@ impl Lab {
             return Err(LabError::TimeLimit(job.limit));
         }
         let answer = fs::read_to_string(ctl.join("exit-code")).unwrap_or_default();
-        let code = parse_code(&answer).ok_or_else(|| LabError::NoExitCode(last_words()))?;
+        let code = parse_code(&answer).ok_or_else(|| LabError::NoExitCode(words()))?;
         Ok(Finished {
             code,
             stdout: ended.stdout,
-            stderr: ended.stderr,
         })
+    }
+}
+
+/// What tells best why the machine went down: a panic from its first line on, else the end of all.
+fn last_words(log: &str, console: &str) -> String {
+    match console.find("Kernel panic") {
+        Some(start) => console[start..]
+            .lines()
+            .take(CONSOLE_LINES)
+            .collect::<Vec<_>>()
+            .join("\n"),
+        None => tail(&[log, console].concat(), CONSOLE_LINES),
     }
 }
 
@@ -276,6 +287,16 @@ mod tests {
             visible(&job),
             Err(LabError::Hidden { mount: "/run", .. })
         ));
+    }
+
+    #[test]
+    fn a_panic_is_shown_from_its_first_line() {
+        let console = "booting\nKernel panic - not syncing\nCall Trace:\n";
+        assert_eq!(
+            last_words("warning\n", console),
+            "Kernel panic - not syncing\nCall Trace:"
+        );
+        assert_eq!(last_words("no such CPU\n", ""), "no such CPU");
     }
 
     #[test]

@@ -48,7 +48,6 @@ pub fn run(job: &Job) -> Result<Finished, MachineError> {
         Some(status) => Ok(Finished {
             code: code(status),
             stdout: ended.stdout,
-            stderr: ended.stderr,
         }),
         None => Err(MachineError::TimeLimit(job.limit)),
     }

@@ -58,8 +58,6 @@ pub struct Finished {
     pub code: u8,
     /// What it wrote to stdout, if that was kept.
     pub stdout: Vec<u8>,
-    /// What it wrote to stderr, if that was kept.
-    pub stderr: Vec<u8>,
 }
 
 /// Why a job could not be run to its end.

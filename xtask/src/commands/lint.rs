@@ -1,0 +1,38 @@
+//! `cargo xtask lint`: formatting and clippy, warnings being errors, for both workspaces.
+
+use crate::cargo::{CargoError, metadata, run};
+use crate::kvm_tests;
+use crate::repo;
+use crate::step::Step;
+
+/// Checks the root workspace and the one of the guest images.
+pub fn run_lint() -> Result<(), CargoError> {
+    let step = Step::begin("checking the format (cargo xtask fmt puts it right)");
+    run(&repo::root(), &["fmt", "--all", "--check"])?;
+    run(&repo::images(), &["fmt", "--all", "--check"])?;
+    step.done();
+
+    let step = Step::begin("clippy: the workspace");
+    let deny = ["--", "-D", "warnings"];
+    clippy(&repo::root(), &["--workspace", "--all-targets"], &deny)?;
+    // `--all-targets` leaves out what has `test = false`: the tests that need KVM.
+    let metadata = metadata()?;
+    if let Ok(names) = kvm_tests::names(&metadata) {
+        let mut arguments = vec!["--workspace"];
+        for name in names {
+            arguments.extend(["--test", name]);
+        }
+        clippy(&repo::root(), &arguments, &deny)?;
+    }
+    step.done();
+
+    let step = Step::begin("clippy: the guest images");
+    // Freestanding programs have no tests, and the test harness would want std.
+    clippy(&repo::images(), &["--workspace"], &deny)?;
+    step.done();
+    Ok(())
+}
+
+fn clippy(directory: &std::path::Path, what: &[&str], deny: &[&str]) -> Result<(), CargoError> {
+    run(directory, &[&["clippy", "--quiet"], what, deny].concat())
+}

@@ -1,0 +1,97 @@
+//! `cargo xtask test`: lint, the tests that need no KVM, and the ones that do.
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::lab::ChoiceArguments;
+use super::lint;
+use crate::Failure;
+use crate::cargo;
+use crate::kvm_tests::{self, KvmTestError};
+use crate::machine;
+use crate::step::{Step, note};
+use crate::tally::Tally;
+
+/// How long the tests that need no KVM may take, building included.
+const HOST_LIMIT: Duration = Duration::from_secs(1800);
+
+/// Checks everything: format, clippy, all tests. Tests that need KVM run on this machine if a probe
+/// finds its KVM real, else in the lab; that they cannot be run is a failure.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    choice: ChoiceArguments,
+}
+
+/// How one phase ended.
+#[derive(Debug)]
+struct Phase {
+    name: &'static str,
+    took: Duration,
+    passed: bool,
+}
+
+/// Runs all phases, also after one failed, and tells what became of each.
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let mut tally = Tally::default();
+    let mut phases = Vec::new();
+    let mut phase = |name, work: &mut dyn FnMut() -> Result<bool, Box<dyn Error>>| {
+        let start = Instant::now();
+        let passed = work().unwrap_or_else(|error| {
+            crate::report(&*error);
+            false
+        });
+        phases.push(Phase {
+            name,
+            took: start.elapsed(),
+            passed,
+        });
+    };
+
+    phase("lint", &mut || Ok(lint::run_lint().map(|()| true)?));
+    phase("tests without KVM", &mut || {
+        let step = Step::begin("tests without KVM");
+        let arguments = ["test", "--workspace", "--no-fail-fast"];
+        let (passed, stdout) = cargo::run_and_keep(&arguments, HOST_LIMIT)?;
+        tally += Tally::of(&stdout);
+        step.done();
+        Ok(passed)
+    });
+    phase("tests on KVM", &mut || {
+        let (passed, results) = on_kvm(arguments)?;
+        tally += results;
+        Ok(passed)
+    });
+
+    let good = phases.iter().all(|phase| phase.passed) && tally.failed == 0;
+    for Phase { name, took, passed } in &phases {
+        let result = if *passed { "ok" } else { "FAILED" };
+        note(format_args!(
+            "{name}: {result} ({:.1} s)",
+            took.as_secs_f64()
+        ));
+    }
+    println!("{tally}");
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn on_kvm(arguments: &Arguments) -> Result<(bool, Tally), Box<dyn Error>> {
+    let metadata = cargo::metadata()?;
+    let names = kvm_tests::names(&metadata)?;
+    let machine = machine::choose(arguments.choice.into()).map_err(KvmTestError::from)?;
+    let binaries = cargo::build_release()?;
+    let step = Step::begin("building the tests that need KVM");
+    let programs = cargo::build_tests(&names)?;
+    step.done();
+    let step = Step::begin(format_args!("{} test programs on KVM", programs.len()));
+    let result = kvm_tests::run(&machine, &programs, &binaries)?;
+    step.done();
+    Ok(result)
+}
