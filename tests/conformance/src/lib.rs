@@ -1,1 +1,203 @@
 //! Runs golden scenarios of the OProfile pipeline against this implementation.
+//!
+//! A scenario is a JSON file: a small world, operations, and what the original did (`vectors/README.md`). The operations
+//! run on the device's sync pipeline and event buffer and on the guest's writer, with a scripted world in place of guest
+//! memory; results and final state are compared value by value.
+
+mod diff;
+mod fifo;
+mod machine;
+mod model;
+mod report;
+mod world;
+
+use std::fs;
+use std::io;
+use std::iter;
+use std::path::{Path, PathBuf};
+
+use oprofile_device::event_buffer::{RingRangeError, SizeError};
+use serde_json::Value;
+use thiserror::Error;
+
+use machine::Machine;
+use model::{Family, Head, SCHEMA, Scenario};
+
+pub use report::{FileReport, Outcome, Report};
+
+/// Why a folder could not be run at all.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The folder cannot be listed.
+    #[error("Cannot read the folder {}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// There is nothing to run, which must not look like success.
+    #[error("No scenarios (*.json) in {}", .0.display())]
+    Empty(PathBuf),
+}
+
+/// Why a scenario cannot be run: the file is at fault.
+#[derive(Debug, Error)]
+enum ScenarioError {
+    /// The file cannot be read.
+    #[error("Cannot read the file")]
+    Read(#[from] io::Error),
+    /// No JSON, or not of the scenario's form.
+    #[error("Not a scenario")]
+    Malformed(#[from] serde_json::Error),
+    /// Another version of the format.
+    #[error("Schema {0} is not known, only {SCHEMA} is")]
+    Schema(u64),
+    /// Operations and expected results do not pair up.
+    #[error("{ops} operations have {results} expected results")]
+    ResultCount {
+        /// Number of operations.
+        ops: usize,
+        /// Number of results.
+        results: usize,
+    },
+    /// The supported families have no operations that open and start.
+    #[error("auto_start must be true in this family")]
+    NotStarted,
+    /// More CPUs than a device serves.
+    #[error("{0} CPUs are more than a device serves")]
+    TooManyCpus(u16),
+    /// A buffer beyond reason.
+    #[error("A buffer of {value} exceeds the limit of {max}")]
+    BufferTooLarge {
+        /// Size asked for.
+        value: u64,
+        /// Largest size.
+        max: u64,
+    },
+    /// The event buffer cannot be set up.
+    #[error(transparent)]
+    BufferSize(#[from] SizeError),
+    /// A `put_buff` that reads outside its buffer or never ends.
+    #[error(transparent)]
+    RingRange(#[from] RingRangeError),
+    /// No such CPU.
+    #[error("There is no CPU {0}")]
+    UnknownCpu(u16),
+    /// No such task.
+    #[error("There is no task {0}")]
+    UnknownTask(u64),
+    /// No such address space.
+    #[error("There is no mm {0}")]
+    UnknownMm(u64),
+    /// No such file.
+    #[error("There is no file {0}")]
+    UnknownFile(usize),
+    /// An entry without address and event.
+    #[error("An entry needs at least two words, not {0}")]
+    ShortEntry(usize),
+    /// Only writer operations may arrive during a sync.
+    #[error("Only a writer's operation can be injected into a sync")]
+    NotAWriterOp,
+}
+
+/// Runs every `*.json` in `folder`, in order of name. A file that cannot be read or understood fails; one of a family that
+/// is not supported is skipped, with the reason.
+///
+/// # Errors
+/// When the folder cannot be listed or has no scenarios.
+pub fn run_dir(folder: &Path) -> Result<Report, Error> {
+    let failed = |source| Error::Folder {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            paths.push(path);
+        }
+    }
+    if paths.is_empty() {
+        return Err(Error::Empty(folder.to_owned()));
+    }
+    paths.sort();
+    let files = paths.into_iter().map(|path| {
+        let outcome = run_file(&path);
+        FileReport { path, outcome }
+    });
+    Ok(Report {
+        files: files.collect(),
+    })
+}
+
+/// Runs one scenario file.
+#[must_use]
+pub fn run_file(path: &Path) -> Outcome {
+    let run = || run_text(&fs::read(path)?);
+    run().unwrap_or_else(|error| Outcome::Failed(vec![with_causes(&error)]))
+}
+
+/// The message of `error` and of what caused it.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |message, cause| {
+        format!("{message}: {cause}")
+    })
+}
+
+fn run_text(text: &[u8]) -> Result<Outcome, ScenarioError> {
+    let head: Head = serde_json::from_slice(text)?;
+    if head.schema != SCHEMA {
+        return Err(ScenarioError::Schema(head.schema));
+    }
+    let reason = match head.family {
+        Family::Raw | Family::Inject | Family::Writer => {
+            return run_scenario(serde_json::from_slice(text)?);
+        }
+        Family::Lifecycle => "oprofilefs and its life cycle are not implemented",
+        Family::X86bt => "the x86 stack walk is not implemented",
+        Family::Ibs => "AMD's instruction-based sampling is not implemented",
+    };
+    Ok(Outcome::Skipped(reason))
+}
+
+fn run_scenario(scenario: Scenario) -> Result<Outcome, ScenarioError> {
+    let Scenario {
+        config,
+        files,
+        mms,
+        tasks,
+        ops,
+        mut expected,
+    } = scenario;
+    if ops.len() != expected.results.len() {
+        return Err(ScenarioError::ResultCount {
+            ops: ops.len(),
+            results: expected.results.len(),
+        });
+    }
+    let mut machine = Machine::new(&config, files, mms, tasks)?;
+    let mut differences = Vec::new();
+    for (index, (op, expected)) in ops.iter().zip(&expected.results).enumerate() {
+        let path = format!("results[{index}]");
+        differences.extend(diff::differences(&path, expected, &machine.execute(op)?));
+    }
+    // How the original counts inside itself; the format leaves it out of the comparison.
+    if let Value::Object(end) = &mut expected.end {
+        end.remove("internal");
+    }
+    differences.extend(diff::differences("final", &expected.end, &machine.end()));
+    Ok(if differences.is_empty() {
+        Outcome::Passed
+    } else {
+        Outcome::Failed(differences)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! The guest that a scenario describes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oprofile_device::sync::{Lookup, Mapping, Task, World, unmap_needs_sync};
+
+use crate::ScenarioError;
+use crate::model;
+
+const PAGE_BYTES: u64 = 4096;
+
+/// Tasks, address spaces and files of a scenario, and which files got a cookie so far.
+#[derive(Debug)]
+pub struct ScriptedWorld {
+    files: Vec<model::File>,
+    mms: BTreeMap<u64, model::Mm>,
+    tasks: BTreeMap<u64, model::Task>,
+    cookies: BTreeSet<u64>,
+}
+
+impl ScriptedWorld {
+    /// The world at the start of a scenario.
+    pub fn new(
+        files: Vec<model::File>,
+        mms: Vec<model::Mm>,
+        tasks: Vec<model::Task>,
+    ) -> Result<Self, ScenarioError> {
+        let mut world = Self {
+            files,
+            mms: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            cookies: BTreeSet::new(),
+        };
+        for mm in mms {
+            world.check_files(
+                mm.exe
+                    .iter()
+                    .chain(mm.vmas.iter().filter_map(|vma| vma.file.as_ref())),
+            )?;
+            world.mms.insert(mm.id, mm);
+        }
+        for task in tasks {
+            world.check_mm(task.mm)?;
+            world.tasks.insert(task.id, task);
+        }
+        Ok(world)
+    }
+
+    fn check_files<'a>(
+        &self,
+        files: impl IntoIterator<Item = &'a usize>,
+    ) -> Result<(), ScenarioError> {
+        match files.into_iter().find(|&&file| file >= self.files.len()) {
+            Some(&file) => Err(ScenarioError::UnknownFile(file)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_mm(&self, mm: Option<u64>) -> Result<(), ScenarioError> {
+        match mm {
+            Some(id) if !self.mms.contains_key(&id) => Err(ScenarioError::UnknownMm(id)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The task, to be changed.
+    pub fn task_mut(&mut self, id: u64) -> Result<&mut model::Task, ScenarioError> {
+        self.tasks
+            .get_mut(&id)
+            .ok_or(ScenarioError::UnknownTask(id))
+    }
+
+    fn mm_mut(&mut self, id: u64) -> Result<&mut model::Mm, ScenarioError> {
+        self.mms.get_mut(&id).ok_or(ScenarioError::UnknownMm(id))
+    }
+
+    /// Gives `task` another address space, or none.
+    pub fn set_mm(&mut self, task: u64, mm: Option<u64>) -> Result<(), ScenarioError> {
+        self.check_mm(mm)?;
+        self.task_mut(task)?.mm = mm;
+        Ok(())
+    }
+
+    /// Gives `mm` another main program, or none.
+    pub fn set_exe(&mut self, mm: u64, file: Option<usize>) -> Result<(), ScenarioError> {
+        self.check_files(&file)?;
+        self.mm_mut(mm)?.exe = file;
+        Ok(())
+    }
+
+    /// Replaces all mappings of `mm`.
+    pub fn set_vmas(&mut self, mm: u64, vmas: Vec<model::Vma>) -> Result<(), ScenarioError> {
+        self.check_files(vmas.iter().filter_map(|vma| vma.file.as_ref()))?;
+        self.mm_mut(mm)?.vmas = vmas;
+        Ok(())
+    }
+
+    /// Unlinks `file`. It keeps its cookie, and paths are not compared; so only the index is checked.
+    pub fn mark_deleted(&self, file: usize) -> Result<(), ScenarioError> {
+        self.check_files([&file])
+    }
+
+    /// Whether `task` must be followed by a sync when it unmaps memory at `address`.
+    pub fn unmap_needs_sync(&mut self, task: u64, address: u64) -> Result<bool, ScenarioError> {
+        let Some(mm) = self.task_mut(task)?.mm else {
+            return Ok(false);
+        };
+        let mappings = self.mm_mut(mm)?.vmas.iter().map(|vma| Mapping {
+            end: vma.end,
+            has_file: vma.file.is_some(),
+            executable: vma.exec,
+        });
+        Ok(unmap_needs_sync(mappings, address))
+    }
+
+    /// Cookies given out so far, ascending.
+    pub const fn cookies(&self) -> &BTreeSet<u64> {
+        &self.cookies
+    }
+
+    fn cookie(&mut self, file: usize) -> u64 {
+        let cookie = self.files[file].cookie;
+        self.cookies.insert(cookie);
+        cookie
+    }
+}
+
+impl World for ScriptedWorld {
+    type Mm = u64;
+
+    fn task(&mut self, pointer: u64) -> Option<Task<u64>> {
+        self.tasks.get(&pointer).map(|task| Task {
+            pid: task.pid,
+            tgid: task.tgid,
+            mm: task.mm.filter(|_| !task.kthread),
+        })
+    }
+
+    fn exe_cookie(&mut self, mm: u64) -> u64 {
+        match self.mms.get(&mm).and_then(|mm| mm.exe) {
+            Some(file) => self.cookie(file),
+            None => 0,
+        }
+    }
+
+    fn lookup(&mut self, mm: u64, address: u64) -> Lookup {
+        let vma = self.mms.get(&mm).and_then(|mm| {
+            mm.vmas
+                .iter()
+                .find(|vma| (vma.start..vma.end).contains(&address))
+        });
+        match vma {
+            None => Lookup::Unmapped,
+            Some(model::Vma { file: None, .. }) => Lookup::Anonymous {
+                cookie: 0,
+                offset: address,
+            },
+            Some(&model::Vma {
+                start,
+                pgoff,
+                file: Some(file),
+                ..
+            }) => {
+                let offset = pgoff
+                    .wrapping_mul(PAGE_BYTES)
+                    .wrapping_add(address)
+                    .wrapping_sub(start);
+                Lookup::File {
+                    cookie: self.cookie(file),
+                    offset,
+                }
+            }
+        }
+    }
+}
