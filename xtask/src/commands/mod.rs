@@ -1,5 +1,6 @@
 //! One module a subcommand.
 
+mod conformance;
 mod fmt;
 mod lab;
 mod lint;
@@ -21,6 +22,8 @@ pub enum Command {
     Lab(lab::Arguments),
     /// Checks the format and runs clippy; warnings are errors.
     Lint,
+    /// Runs a folder of golden scenarios of OProfile's pipeline.
+    Conformance(conformance::Arguments),
     /// Formats the code.
     Fmt,
     /// Says whether this machine's KVM is good enough, and why not.
@@ -37,6 +40,7 @@ impl Command {
         match self {
             Self::Test(arguments) => test::run(&arguments),
             Self::Lint => lint::run_lint().map(done).map_err(Failure::new),
+            Self::Conformance(arguments) => conformance::run(&arguments),
             Self::Fmt => fmt::run_fmt().map(done).map_err(Failure::new),
             Self::Lab(arguments) => lab::run(arguments),
             Self::Probe => Ok(probe::run()),
