@@ -2,7 +2,30 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`front`] | the virtio side: configuration space, queues, doorbell ([`Device`]) |
+//! | `engine` | takes buffers and requests from the queues, feeds the pipeline |
 //! | [`sync`] | OProfile's sync pipeline: a state machine over a [`sync::World`] and the event buffer |
 //! | [`event_buffer`] | escape-coded words on their way to the one reader: watershed, dump, overflow |
+//! | [`cookies`] | ids of files and anonymous regions |
+//! | [`kernel`] | the guest's kernel as its driver describes it |
+//! | [`settings`] | what the host decides beforehand |
+//! | [`account`], [`fault`] | what came in, where it ended, what was wrong with it |
+pub mod account;
+#[allow(dead_code, reason = "the guest-memory walk gives cookies out")]
+pub mod cookies;
+mod engine;
 pub mod event_buffer;
+pub mod fault;
+pub mod front;
+#[allow(dead_code, reason = "control requests fill it")]
+pub mod kernel;
+pub mod settings;
 pub mod sync;
+
+pub use account::{Account, VcpuAccount};
+pub use cookies::CookieTarget;
+pub use event_buffer::{EventReader, OpenError};
+pub use fault::{Fault, Faults};
+pub use front::{ActivateError, Device, Interrupt, SYNC_PERIOD};
+pub use kernel::Kernel;
+pub use settings::{Settings, SettingsError};

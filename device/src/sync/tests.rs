@@ -227,7 +227,7 @@ fn ending_a_sync_frees_what_the_second_pass_finds() {
         .mortuary_mut()
         .set_online([0].into_iter().collect());
     assert_eq!(pipeline.mortuary_mut().bury(77), None);
-    assert_eq!(run(&mut pipeline, &mut events, &[]), []);
+    assert!(run(&mut pipeline, &mut events, &[]).is_empty());
     assert_eq!(run(&mut pipeline, &mut events, &[]), [77]);
 }
 

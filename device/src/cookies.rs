@@ -1,0 +1,219 @@
+//! Cookies: 64-bit ids that stand for files and anonymous regions in the event buffer.
+//!
+//! OProfile's cookie was the address of a dentry, unique because a reference pinned it. From outside nothing is pinned: a
+//! freed dentry's address can come back for another file. So a cookie is an id of our own, interned by everything that
+//! tells one file from another; the same address with other values gets another id.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+/// Most cookies of one device. A busy build machine maps some 10,000 files in a day; the bound keeps a guest that
+/// invents files from filling the host's memory (4 KiB of path at most each, 256 MiB in all).
+pub const MAX_COOKIES: usize = 65_536;
+
+/// Stands for every file and region beyond [`MAX_COOKIES`].
+pub const OVERFLOW_COOKIE: u64 = 1;
+
+/// First cookie that is given out: 0 is "no cookie" in the event buffer, all ones (unreachable) "no mapping".
+const FIRST_COOKIE: u64 = 2;
+
+/// What a cookie stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CookieTarget {
+    /// A file of the guest.
+    File {
+        /// Path in the guest, any bytes; not absolute when the file is in no directory (memfd and its like).
+        path: Vec<u8>,
+        /// It had been unlinked when it was seen last.
+        deleted: bool,
+        /// Inode number, 0 when the guest does not tell.
+        inode: u64,
+        /// Inode generation, 0 when the guest does not tell.
+        generation: u32,
+        /// Device number of its file system, 0 when the guest does not tell.
+        device: u32,
+    },
+    /// Memory of a process without a file.
+    Anonymous {
+        /// Process id.
+        tgid: u32,
+        /// First address.
+        start: u64,
+        /// Address behind the last.
+        end: u64,
+        /// What it is called in a report.
+        name: Vec<u8>,
+    },
+}
+
+/// Everything that tells one file from another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FileKey {
+    pub mount: u64,
+    pub dentry: u64,
+    pub inode_pointer: u64,
+    pub inode: u64,
+    pub generation: u32,
+    pub device: u32,
+    pub path: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    File(FileKey),
+    Anonymous { tgid: u32, start: u64, end: u64 },
+}
+
+/// The cookies that have been given out.
+#[derive(Debug, Default)]
+pub(crate) struct Cookies {
+    ids: HashMap<Key, u64>,
+    /// Index is the cookie less [`FIRST_COOKIE`].
+    targets: Vec<CookieTarget>,
+}
+
+/// What all files beyond the cap are called: not absolute, so no file of the guest has this path.
+const OVERFLOW_NAME: &[u8] = b"[too many files]";
+
+impl Cookies {
+    /// The cookie of a file. Whether it is deleted is remembered but makes no other file of it.
+    pub fn file(&mut self, key: FileKey, deleted: bool) -> u64 {
+        let target = |key: &FileKey| CookieTarget::File {
+            path: key.path.clone(),
+            deleted,
+            inode: key.inode,
+            generation: key.generation,
+            device: key.device,
+        };
+        let new = target(&key);
+        let cookie = self.intern(Key::File(key), new);
+        if let Some(CookieTarget::File { deleted: known, .. }) = self.target_mut(cookie) {
+            *known = deleted;
+        }
+        cookie
+    }
+
+    /// The cookie of an anonymous region.
+    pub fn anonymous(&mut self, tgid: u32, start: u64, end: u64) -> u64 {
+        let target = CookieTarget::Anonymous {
+            tgid,
+            start,
+            end,
+            name: b"anon".to_vec(),
+        };
+        self.intern(Key::Anonymous { tgid, start, end }, target)
+    }
+
+    fn intern(&mut self, key: Key, target: CookieTarget) -> u64 {
+        let full = self.targets.len() >= MAX_COOKIES;
+        match self.ids.entry(key) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(_) if full => OVERFLOW_COOKIE,
+            Entry::Vacant(free) => {
+                let cookie = FIRST_COOKIE + self.targets.len() as u64;
+                self.targets.push(target);
+                *free.insert(cookie)
+            }
+        }
+    }
+
+    fn index(cookie: u64) -> Option<usize> {
+        usize::try_from(cookie.checked_sub(FIRST_COOKIE)?).ok()
+    }
+
+    fn target_mut(&mut self, cookie: u64) -> Option<&mut CookieTarget> {
+        self.targets.get_mut(Self::index(cookie)?)
+    }
+
+    /// What `cookie` stands for.
+    pub fn target(&self, cookie: u64) -> Option<CookieTarget> {
+        if cookie == OVERFLOW_COOKIE {
+            return Some(CookieTarget::File {
+                path: OVERFLOW_NAME.to_vec(),
+                deleted: false,
+                inode: 0,
+                generation: 0,
+                device: 0,
+            });
+        }
+        self.targets.get(Self::index(cookie)?).cloned()
+    }
+
+    /// Cookies given out.
+    pub fn len(&self) -> usize {
+        self.targets.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(dentry: u64, path: &[u8]) -> FileKey {
+        FileKey {
+            mount: 1,
+            dentry,
+            inode_pointer: 3,
+            inode: 4,
+            generation: 5,
+            device: 6,
+            path: path.to_vec(),
+        }
+    }
+
+    #[test]
+    fn the_same_file_keeps_its_cookie_and_the_latest_deleted_mark() {
+        let mut cookies = Cookies::default();
+        let cookie = cookies.file(key(2, b"/bin/a"), false);
+        assert_eq!(cookies.file(key(2, b"/bin/a"), true), cookie);
+        let Some(CookieTarget::File { path, deleted, .. }) = cookies.target(cookie) else {
+            panic!("no file");
+        };
+        assert_eq!(path, b"/bin/a");
+        assert!(deleted);
+    }
+
+    #[test]
+    fn a_reused_dentry_address_is_another_file() {
+        let mut cookies = Cookies::default();
+        let first = cookies.file(key(2, b"/bin/a"), false);
+        let renamed = cookies.file(key(2, b"/bin/b"), false);
+        let mut other_inode = key(2, b"/bin/a");
+        other_inode.inode = 40;
+        let replaced = cookies.file(other_inode, false);
+        assert!(first != renamed && first != replaced && renamed != replaced);
+    }
+
+    #[test]
+    fn regions_are_told_apart_by_process_and_range() {
+        let mut cookies = Cookies::default();
+        let first = cookies.anonymous(1, 0x1000, 0x2000);
+        assert_eq!(cookies.anonymous(1, 0x1000, 0x2000), first);
+        assert_ne!(cookies.anonymous(2, 0x1000, 0x2000), first);
+        assert_ne!(cookies.anonymous(1, 0x1000, 0x3000), first);
+    }
+
+    #[test]
+    fn beyond_the_cap_every_file_shares_one_cookie_and_known_ones_keep_theirs() {
+        let mut cookies = Cookies::default();
+        let first = cookies.anonymous(0, 0, 1);
+        for tgid in 1.. {
+            if cookies.len() == MAX_COOKIES {
+                break;
+            }
+            cookies.anonymous(tgid, 0, 1);
+        }
+        assert_eq!(cookies.file(key(2, b"/late"), false), OVERFLOW_COOKIE);
+        assert_eq!(cookies.anonymous(0, 0, 1), first);
+        assert!(cookies.target(OVERFLOW_COOKIE).is_some());
+        assert_eq!(cookies.len(), MAX_COOKIES);
+    }
+
+    #[test]
+    fn reserved_cookies_stand_for_nothing() {
+        let cookies = Cookies::default();
+        for cookie in [0, u64::MAX, FIRST_COOKIE] {
+            assert_eq!(cookies.target(cookie), None);
+        }
+    }
+}

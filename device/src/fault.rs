@@ -1,0 +1,156 @@
+//! What a guest did wrong, by kind: counted each time, logged once.
+
+use std::fmt;
+
+macro_rules! faults {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal,)+) => {
+        /// A kind of bad input. None of them stops the device.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Fault {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Fault {
+            /// Every kind, in the order of reports.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// Name in reports.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)+
+                }
+            }
+        }
+    };
+}
+
+faults! {
+    /// The available index of a queue is more than a queue ahead, or a ring cannot be read or written.
+    BadRing = "bad_ring",
+    /// A descriptor chain that loops, leaves RAM or the table, is too long or has the wrong direction.
+    BadChain = "bad_descriptor_chain",
+    /// A sample buffer whose header contradicts itself or its queue.
+    BadBuffer = "bad_sample_buffer",
+    /// A sample buffer that ends inside an entry.
+    CutBuffer = "cut_sample_buffer",
+    /// A sample buffer that holds another number of samples than its header says.
+    SampleCount = "wrong_sample_count",
+    /// A cumulative counter of a buffer header went backwards.
+    BadCounter = "counter_went_back",
+    /// Sample buffers that never came, by their sequence numbers; counted by gap.
+    SequenceGap = "sequence_gap",
+    /// A sample buffer while no hello was in force: completed unread.
+    BufferBeforeHello = "buffer_before_hello",
+    /// A doorbell for a vCPU that does not exist.
+    BadDoorbell = "bad_doorbell",
+    /// A write into configuration space that is no doorbell.
+    BadConfigWrite = "bad_config_write",
+    /// A notification for a queue that does not exist.
+    BadKick = "bad_kick",
+    /// A control request that is malformed, unknown or out of place.
+    BadRequest = "bad_request",
+    /// A hello whose layout descriptor cannot be used.
+    BadLayout = "bad_layout",
+    /// A hello whose kernel description does not agree with guest memory.
+    BadKernel = "bad_kernel",
+    /// A list or a number of held requests beyond what the device keeps.
+    LimitExceeded = "limit_exceeded",
+    /// A task pointer that leads to no readable task.
+    BadTask = "bad_task_pointer",
+    /// A page walk that met a table outside RAM, one that refers to itself, or a reserved bit.
+    BadPageTable = "bad_page_table",
+    /// An address space or mapping that cannot be read or contradicts itself.
+    BadMapping = "bad_mapping",
+    /// A list of mappings that is not ascending or does not end.
+    CyclicList = "cyclic_list",
+    /// A file, or a path to it, that cannot be read.
+    BadPath = "bad_path",
+    /// A look-up that needed more reads than one sample or one sync may have.
+    OverBudget = "over_budget",
+    /// A file or region beyond the most that get a cookie of their own.
+    TooManyCookies = "too_many_cookies",
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How often each kind happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Faults {
+    counts: [u64; Fault::ALL.len()],
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self {
+            counts: [0; Fault::ALL.len()],
+        }
+    }
+}
+
+impl Faults {
+    /// Counts one; the first of its kind is logged, `context` then says where.
+    pub(crate) fn count(&mut self, fault: Fault, context: impl FnOnce() -> String) {
+        let count = &mut self.counts[fault as usize];
+        *count = count.saturating_add(1);
+        if *count == 1 {
+            tracing::warn!(%fault, "Guest misbehaves: {}; further ones are only counted", context());
+        }
+    }
+
+    /// How often `fault` happened.
+    #[must_use]
+    pub const fn of(&self, fault: Fault) -> u64 {
+        self.counts[fault as usize]
+    }
+
+    /// Each kind with its count, also those that never happened.
+    pub fn iter(&self) -> impl Iterator<Item = (Fault, u64)> + '_ {
+        Fault::ALL.iter().map(|&fault| (fault, self.of(fault)))
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_is_counted_apart_and_described_once() {
+        let mut faults = Faults::default();
+        let mut described = 0;
+        for _ in 0..3 {
+            faults.count(Fault::BadTask, || {
+                described += 1;
+                String::new()
+            });
+        }
+        assert_eq!(faults.of(Fault::BadTask), 3);
+        assert_eq!(faults.of(Fault::BadRing), 0);
+        assert_eq!(faults.total(), 3);
+        assert_eq!(
+            described,
+            u32::from(tracing::enabled!(tracing::Level::WARN))
+        );
+    }
+
+    #[test]
+    fn names_are_distinct() {
+        for (index, fault) in Fault::ALL.iter().enumerate() {
+            assert!(
+                Fault::ALL[..index]
+                    .iter()
+                    .all(|other| other.name() != fault.name())
+            );
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The device as a VMM sees it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use oprofile_wire::{CONTROL_QUEUE, QUEUE_SIZE};
+use thiserror::Error;
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestMemoryBackend;
+
+use super::config;
+use crate::account::Account;
+use crate::cookies::CookieTarget;
+use crate::engine::{Engine, Link};
+use crate::event_buffer::{EventBuffer, EventReader, OpenError, SharedEvents};
+use crate::fault::Fault;
+use crate::kernel::Kernel;
+use crate::settings::{Settings, SettingsError};
+
+/// How often [`Device::tick`] is to be called: OProfile's sync period (HZ/10).
+pub const SYNC_PERIOD: Duration = Duration::from_millis(100);
+
+/// Features that the device offers, and those of them it cannot work without.
+const FEATURES: u64 =
+    1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
+
+/// How the device interrupts the guest. Called without any lock of the device held, on the thread that called in.
+pub trait Interrupt: Send + Sync {
+    /// `queue` has used buffers.
+    fn signal_queue(&self, queue: u16);
+    /// The configuration space changed.
+    fn signal_config(&self);
+}
+
+/// Why a device was not activated; its queues are gone with the call and must be made anew.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ActivateError {
+    /// It is active: reset it first.
+    #[error("The device is active already")]
+    Active,
+    /// Features that were not offered, or without `VIRTIO_F_VERSION_1`.
+    #[error(
+        "The driver accepted features {0:#x}, of those offered it may and must not take others"
+    )]
+    Features(u64),
+    /// Another number of queues than [`Device::queue_sizes`] tells.
+    #[error("The device has {expected} queues, not {found}")]
+    QueueCount {
+        /// Queues of the device.
+        expected: usize,
+        /// Queues given.
+        found: usize,
+    },
+    /// A ready queue whose rings are not in RAM, or a control queue that is not ready.
+    #[error("Queue {0} is not set up within guest RAM")]
+    Queue(u16),
+}
+
+struct State<M> {
+    engine: Engine,
+    link: Option<Link<M>>,
+    interrupt: Option<Arc<dyn Interrupt>>,
+}
+
+/// The profiling device. Every method may be called from any thread; one lock stands for OProfile's buffer mutex.
+///
+/// ```text
+///           activate            hello accepted
+///  inactive ────────> active ─────────────────> profiling
+///     ^                 │                          │
+///     └───── reset ─────┴──────────────────────────┘
+/// ```
+pub struct Device<M> {
+    settings: Settings,
+    enabled: AtomicBool,
+    events: SharedEvents,
+    state: Mutex<State<M>>,
+}
+
+impl<M> fmt::Debug for Device<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device")
+            .field("settings", &self.settings)
+            .field("enabled", &self.enabled)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
+    /// A device that is not active yet and does not want samples.
+    ///
+    /// # Errors
+    /// The first setting that is out of its range.
+    pub fn new(settings: Settings) -> Result<Self, SettingsError> {
+        settings.validate()?;
+        let (size, watershed) = (settings.buffer_size, settings.buffer_watershed);
+        let buffer = EventBuffer::new(size, watershed)
+            .map_err(|_| SettingsError::Watershed { size, watershed })?;
+        let events = SharedEvents::new(buffer);
+        let state = Mutex::new(State {
+            engine: Engine::new(settings.vcpus, events.clone()),
+            link: None,
+            interrupt: None,
+        });
+        Ok(Self {
+            settings,
+            enabled: AtomicBool::new(false),
+            events,
+            state,
+        })
+    }
+
+    /// The settings it was made with.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Feature bits that it offers.
+    #[must_use]
+    pub const fn features(&self) -> u64 {
+        FEATURES
+    }
+
+    /// Sizes of its queues: control, then one for each vCPU.
+    #[must_use]
+    pub fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE; usize::from(self.settings.vcpus) + 1]
+    }
+
+    /// Reads configuration space; bytes outside it are 0.
+    pub fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let enabled = self.enabled.load(Ordering::Acquire);
+        config::read(&config::space(&self.settings, enabled), offset, data);
+    }
+
+    /// Writes configuration space. The flush doorbell drains the sample queue of the vCPU that it names before this
+    /// returns; anything else is counted and ignored.
+    pub fn write_config(&self, offset: u64, data: &[u8]) {
+        self.with_engine(|engine, link| match config::doorbell(offset, data) {
+            Some(vcpu) => engine.doorbell(vcpu, link),
+            None => engine.fault(Fault::BadConfigWrite, || {
+                format!("{} bytes at {offset:#x}", data.len())
+            }),
+        });
+    }
+
+    /// The driver is ready (`DRIVER_OK`): takes its memory, queues and accepted features.
+    ///
+    /// # Errors
+    /// When it is active already, or features or queues do not fit; it stays as it was then.
+    pub fn activate(
+        &self,
+        memory: Arc<M>,
+        mut queues: Vec<Queue>,
+        features: u64,
+        interrupt: Arc<dyn Interrupt>,
+    ) -> Result<(), ActivateError> {
+        let mut state = self.lock();
+        if state.link.is_some() {
+            return Err(ActivateError::Active);
+        }
+        if features & !FEATURES != 0 || features & (1 << VIRTIO_F_VERSION_1) == 0 {
+            return Err(ActivateError::Features(features));
+        }
+        let expected = usize::from(self.settings.vcpus) + 1;
+        if queues.len() != expected {
+            return Err(ActivateError::QueueCount {
+                expected,
+                found: queues.len(),
+            });
+        }
+        for (index, queue) in (0..=u16::MAX).zip(&mut queues) {
+            // A driver with fewer vCPUs than the VM leaves queues alone.
+            let must_be_valid = queue.ready() || index == CONTROL_QUEUE;
+            if must_be_valid && !queue.is_valid(&*memory) {
+                return Err(ActivateError::Queue(index));
+            }
+            queue.set_event_idx(features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0);
+        }
+        state.link = Some(Link::new(memory, queues));
+        state.interrupt = Some(interrupt);
+        Ok(())
+    }
+
+    /// The driver resets the device, or the guest restarts. What is in the sample queues is taken first; then the hello is
+    /// forgotten. Counters, cookies and words for the reader stay. Returns the queues, none when it was not active.
+    pub fn reset(&self) -> Vec<Queue> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(mut link) = state.link.take() else {
+            return Vec::new();
+        };
+        state.interrupt = None;
+        state.engine.reset(&mut link);
+        drop(guard);
+        self.events.dump();
+        link.into_queues()
+    }
+
+    /// A notification (kick) of `queue` arrived.
+    pub fn notify(&self, queue: u16) {
+        self.with_engine(|engine, link| engine.kick(queue, link));
+    }
+
+    /// The periodic sync of every vCPU; call it each [`SYNC_PERIOD`].
+    pub fn tick(&self) {
+        self.with_engine(Engine::tick);
+    }
+
+    /// Tells the guest whether samples are wanted: a change of configuration space, and its interrupt.
+    pub fn set_enabled(&self, enabled: bool) {
+        let mut state = self.lock();
+        if self.enabled.swap(enabled, Ordering::AcqRel) == enabled {
+            return;
+        }
+        if enabled {
+            state.engine.resume();
+        }
+        let interrupt = state.interrupt.clone();
+        drop(state);
+        if let Some(interrupt) = interrupt {
+            interrupt.signal_config();
+        }
+    }
+
+    /// Whether samples are wanted.
+    #[must_use]
+    pub fn enabled(&self) -> bool {
+        self.enabled.load(Ordering::Acquire)
+    }
+
+    /// Whether the guest has answered: its clocks are stopped and everything it had has been taken. It does so when
+    /// samples are wanted no longer and before it powers off.
+    #[must_use]
+    pub fn quiesced(&self) -> bool {
+        self.lock().engine.quiesced()
+    }
+
+    /// Opens the event buffer.
+    ///
+    /// # Errors
+    /// When it has a reader already.
+    pub fn open_events(&self) -> Result<EventReader, OpenError> {
+        self.events.open()
+    }
+
+    /// Takes what is in the sample queues, then wakes the reader of the event buffer, full or not.
+    pub fn dump(&self) {
+        self.with_engine(Engine::tick);
+        self.events.dump();
+    }
+
+    /// What a cookie in the event buffer stands for; `None` for one that was never given out.
+    #[must_use]
+    pub fn cookie(&self, cookie: u64) -> Option<CookieTarget> {
+        self.lock().engine.cookie(cookie)
+    }
+
+    /// What is known of the guest's kernel; `None` before its hello. Survives a reset until the next hello.
+    #[must_use]
+    pub fn kernel(&self) -> Option<Arc<Kernel>> {
+        self.lock().engine.kernel()
+    }
+
+    /// A snapshot of all counters.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        self.lock().engine.account()
+    }
+
+    /// A panic under the lock leaves counters and guest state that are each valid by themselves, as hostile input
+    /// would; the guest's VM goes on, so the device does too.
+    fn lock(&self) -> MutexGuard<'_, State<M>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` under the lock, and raises the interrupts that became due without it.
+    fn with_engine(&self, work: impl FnOnce(&mut Engine, Option<&mut Link<M>>)) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        work(&mut state.engine, state.link.as_mut());
+        let signals = state.link.as_mut().map(Link::take_signals);
+        let interrupt = state.interrupt.clone();
+        drop(guard);
+        if let (Some(signals), Some(interrupt)) = (signals, interrupt) {
+            for queue in signals {
+                interrupt.signal_queue(queue);
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The virtio side: configuration space, virtqueues, doorbell, and what ties them to the profiling engine.
+
+#[allow(dead_code, reason = "requests and sample buffers are read with it")]
+pub(crate) mod chain;
+pub(crate) mod config;
+mod device;
+
+pub use device::{ActivateError, Device, Interrupt, SYNC_PERIOD};
