@@ -58,3 +58,6 @@ pub use request::RequestError;
 pub use settings::{Settings, SettingsError};
 pub use transport::{InterruptCause, Transport, TransportError};
 pub use writer::{Sample, Writer};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+use super::fake::{Guest, decode};
+use crate::Platform;
+
+#[test]
+fn exit_flushes_every_vcpu_that_holds_samples_and_no_other() {
+    let guest = Guest::new(4);
+    let control = guest.sampling();
+    guest.sample(0, 1, 10);
+    guest.sample(1, 9, 90);
+    guest.sample(3, 2, 10);
+    assert_eq!(control.flush().before_release(&guest, 10), 2);
+    let device = guest.device.borrow();
+    assert_eq!(device.doorbells, [0, 3]);
+    assert_eq!(decode(&device.buffers, 0), [(0x40_0000, 1, false)]);
+    assert_eq!(decode(&device.buffers, 3), [(0x40_0000, 2, false)]);
+    assert!(device.kicks.is_empty());
+}
+
+#[test]
+fn buffers_in_flight_count_as_holding_samples() {
+    let guest = Guest::new(1);
+    let control = guest.sampling();
+    guest.sample(0, 1, 10);
+    guest.with_cpu(0, |agent| agent.idle(&guest, 0));
+    guest.sample(0, 2, 20);
+    control.flush().before_release(&guest, 10);
+    assert_eq!(guest.device.borrow().doorbells, [0]);
+}
+
+#[test]
+fn drained_samples_need_no_second_flush() {
+    let guest = Guest::new(1);
+    let control = guest.sampling();
+    guest.sample(0, 1, 10);
+    assert_eq!(control.flush().before_release(&guest, 10), 1);
+    assert_eq!(control.flush().before_release(&guest, 10), 0);
+    guest.sample(0, 1, 10);
+    assert_eq!(control.flush().before_release(&guest, 10), 1);
+}
+
+#[test]
+fn munmap_of_executable_memory_flushes_and_of_other_memory_rings_nothing() {
+    let guest = Guest::new(1);
+    let control = guest.sampling();
+    guest.sample(0, 1, 10);
+    assert_eq!(control.flush().before_unmap(&guest, 10, false), 0);
+    assert!(guest.device.borrow().doorbells.is_empty());
+    assert_eq!(control.flush().before_unmap(&guest, 10, true), 1);
+    assert_eq!(guest.device.borrow().doorbells, [0]);
+}
+
+#[test]
+fn kernel_threads_have_nothing_to_flush() {
+    let guest = Guest::new(1);
+    let control = guest.sampling();
+    guest.sample(0, 1, 0);
+    assert_eq!(control.flush().before_release(&guest, 0), 0);
+}
+
+#[test]
+fn too_many_spaces_to_remember_flush_always() {
+    let guest = Guest::new(1);
+    guest
+        .device
+        .borrow_mut()
+        .change_config(|config| config.sample_buffer_bytes = 4096.into());
+    let control = guest.sampling();
+    for space in 1..100 {
+        guest.sample(0, space, space);
+    }
+    assert_eq!(control.flush().before_release(&guest, 5000), 1);
+}
+
+#[test]
+fn samples_behind_a_flush_tell_mode_and_task_again() {
+    let guest = Guest::new(1);
+    let control = guest.sampling();
+    guest.sample(0, 1, 10);
+    control.flush().before_release(&guest, 10);
+    guest.sample(0, 1, 10);
+    control.flush().before_release(&guest, 10);
+    let device = guest.device.borrow();
+    assert_eq!(device.buffers[0].words, device.buffers[1].words);
+}
+
+#[test]
+fn device_without_a_doorbell_is_notified_instead() {
+    let guest = Guest::new(1);
+    guest
+        .device
+        .borrow_mut()
+        .change_config(|config| config.capabilities = 0.into());
+    let control = guest.sampling();
+    guest.sample(0, 1, 10);
+    assert_eq!(control.flush().before_release(&guest, 10), 1);
+    assert!(guest.device.borrow().doorbells.is_empty());
+    assert_eq!(guest.device.borrow().kicks, [1]);
+}

@@ -1,0 +1,7 @@
+//! The driver against a scripted device.
+
+mod bring_up;
+mod fake;
+mod flush;
+mod requests;
+mod sampling;
