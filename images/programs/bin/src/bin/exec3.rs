@@ -1,0 +1,16 @@
+//! Stage 3 of a process that becomes five programs in turn.
+#![no_std]
+#![no_main]
+
+use guest_rt::Failure;
+
+guest_spin::spin_fn!(
+    /// The work of this stage.
+    stage_three
+);
+
+guest_rt::main!(main);
+
+fn main() -> Result<(), Failure> {
+    guest_programs::chain::stage(3, stage_three)
+}

@@ -1,0 +1,16 @@
+//! Stage 5 of a process that becomes five programs in turn.
+#![no_std]
+#![no_main]
+
+use guest_rt::Failure;
+
+guest_spin::spin_fn!(
+    /// The work of this stage.
+    stage_five
+);
+
+guest_rt::main!(main);
+
+fn main() -> Result<(), Failure> {
+    guest_programs::chain::stage(5, stage_five)
+}
