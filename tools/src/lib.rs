@@ -1,1 +1,21 @@
 //! What a person runs on the host: opreport and its family.
+//!
+//! A report is made in steps, each its own module:
+//!
+//! * [`session`]: which sample files there are ([`spec`] says which are wanted);
+//! * [`classes`]: how they are grouped into columns;
+//! * [`image`] and [`symbols`]: the binary behind a name, and the functions in it;
+//! * [`profile`]: counts by program, image and symbol;
+//! * [`report`]: the tables.
+
+pub mod classes;
+pub mod demangle;
+pub mod error;
+pub mod glob;
+pub mod image;
+pub mod names;
+pub mod profile;
+pub mod report;
+pub mod session;
+pub mod spec;
+pub mod symbols;

@@ -1,0 +1,84 @@
+//! What can go wrong in a report.
+
+use std::path::PathBuf;
+
+use oprofile_session::sample_file::SampleFileError;
+use oprofile_session::sample_path::SamplePathError;
+
+/// Why there is no report. The words are OProfile's where it has some.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// There is no sample file in the sessions asked for.
+    #[error("opreport error: No sample found: Please specify a session containing \nsample data.")]
+    NoSamples,
+    /// There are sample files, none of them is wanted.
+    #[error("error: no sample files found: profile specification too strict ?")]
+    TooStrict,
+    /// A directory of the session cannot be read.
+    #[error("opreport error: Cannot read directory {path}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// More sample files than any session has.
+    #[error("opreport error: More than {limit} files below {path}: is this a session directory?")]
+    TooManyFiles {
+        /// The directory.
+        path: PathBuf,
+        /// The limit.
+        limit: usize,
+    },
+    /// A file in the place of a sample file has no name of one.
+    #[error("opreport error: {path}: {source}")]
+    Name {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its name.
+        source: SamplePathError,
+    },
+    /// A sample file cannot be used.
+    #[error("opreport error: {path}: {source}")]
+    SampleFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: SampleFileError,
+    },
+    /// A profile that was not taken by timer.
+    #[error(
+        "opreport error: {path} has processor type {cpu_type}; only timer profiles (type 4) are supported"
+    )]
+    CpuType {
+        /// The file.
+        path: PathBuf,
+        /// The type number.
+        cpu_type: u32,
+    },
+    /// The samples differ in more than one way, which a table cannot show.
+    #[error(
+        "opreport error: Already displaying results for parameter {shown} with values:\n{values},\nwhich conflicts with parameter {conflicting}.\nSuggestion: specify {shown}: or --merge {shown}"
+    )]
+    Axes {
+        /// What the columns stand for.
+        shown: &'static str,
+        /// Its values.
+        values: String,
+        /// What would need columns too.
+        conflicting: &'static str,
+    },
+    /// One image's samples appear in two of the sessions.
+    #[error("opreport error: sample file parsed twice: {path}")]
+    Twice {
+        /// The later file.
+        path: PathBuf,
+    },
+    /// A word of the profile specification that is not supported.
+    #[error("{0}")]
+    Specification(String),
+    /// An option that is not to be had, or not together with another.
+    #[error("{0}")]
+    Usage(String),
+}

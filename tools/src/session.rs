@@ -1,0 +1,208 @@
+//! Where a session lies and which sample files it holds.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use oprofile_session::sample_path::SamplePath;
+
+use crate::error::ToolError;
+use crate::spec::Specification;
+
+/// Most files looked at in one session; the collector writes far fewer.
+const MAX_FILES: usize = 1 << 20;
+/// Deepest directory looked at; a link may lead in circles.
+const MAX_DEPTH: usize = 256;
+/// Session of a profile that has just been taken.
+const CURRENT: &str = "current";
+/// Where OProfile keeps its sessions, below `/` or an archive.
+const DEFAULT_DIRECTORY: &str = "/var/lib/oprofile/";
+
+/// A sample file and what its path says.
+#[derive(Debug, Clone)]
+pub struct SampleFileName {
+    /// The file.
+    pub path: PathBuf,
+    /// Its path below the session.
+    pub name: SamplePath,
+}
+
+/// Where samples and images are looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// Directory that holds `samples`.
+    pub session_dir: PathBuf,
+    /// Directories that hold `{root}` and `{kern}`.
+    pub sessions: Vec<PathBuf>,
+    /// Put before the path of each image.
+    pub image_prefix: Option<PathBuf>,
+    /// Whether the user ought to be told which session directory was chosen.
+    pub announce: bool,
+}
+
+impl Places {
+    /// Decides where to look: `archive:`, then `--session-dir`, then `oprofile_data` in the working directory, then
+    /// `/var/lib/oprofile`.
+    ///
+    /// The guest tree `root` beside `samples` is the image prefix unless `root` or an archive gives one.
+    pub fn find(session_dir: Option<&Path>, root: Option<&Path>, spec: &Specification) -> Self {
+        let announce = session_dir.is_none();
+        let (session_dir, image_prefix) = match (&spec.archive, session_dir) {
+            (Some(archive), _) => (archive.join(&DEFAULT_DIRECTORY[1..]), Some(archive.clone())),
+            (None, given) => {
+                let dir = given.map_or_else(default_directory, Path::to_owned);
+                let guest_tree = || {
+                    Some(dir.join("root"))
+                        .filter(|tree| tree.is_dir() && dir.join("samples").is_dir())
+                };
+                let prefix = root.map(Path::to_owned).or_else(guest_tree);
+                (dir, prefix)
+            }
+        };
+        let wanted = if spec.sessions.is_empty() {
+            vec![CURRENT.to_owned()]
+        } else {
+            spec.sessions.clone()
+        };
+        let sessions = wanted
+            .iter()
+            .filter(|name| !spec.sessions_excluded.contains(name))
+            .map(|name| {
+                // A name with a slash is a directory that holds the samples itself.
+                if name.starts_with('/') || name.starts_with('.') {
+                    PathBuf::from(name)
+                } else {
+                    session_dir.join("samples").join(name)
+                }
+            })
+            .collect();
+        Self {
+            session_dir,
+            sessions,
+            image_prefix,
+            announce,
+        }
+    }
+
+    /// All sample files of the sessions, call-graph files left out.
+    pub fn sample_files(&self) -> Result<Vec<SampleFileName>, ToolError> {
+        let mut found = Vec::new();
+        for session in &self.sessions {
+            let mut paths = Vec::new();
+            for top in ["{root}", "{kern}"] {
+                walk(&session.join(top), MAX_DEPTH, &mut paths)?;
+            }
+            for path in paths {
+                let below = path
+                    .strip_prefix(session)
+                    .unwrap_or(&path)
+                    .as_os_str()
+                    .as_bytes();
+                let name = SamplePath::parse(below).map_err(|source| ToolError::Name {
+                    path: path.clone(),
+                    source,
+                })?;
+                if name.callee.is_none() {
+                    found.push(SampleFileName { path, name });
+                }
+            }
+        }
+        if found.is_empty() {
+            return Err(ToolError::NoSamples);
+        }
+        found.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
+        if let Some(pair) = found.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            return Err(ToolError::Twice {
+                path: pair[1].path.clone(),
+            });
+        }
+        Ok(found)
+    }
+
+    /// What the collector or operf says was lost, as warnings for the user.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for session in &self.sessions {
+            let stats = session.join("stats");
+            let throttled = stats.join("throttled");
+            if throttled.is_dir() {
+                warnings.push(format!(
+                    "WARNING! Some of the events were throttled. Throttling occurs when\nthe initial sample rate is too high, causing an excessive number of\ninterrupts.  Decrease the sampling frequency. Check the directory\n{}\nfor the throttled event names.\n",
+                    throttled.display()
+                ));
+            }
+            let total = read_number(&stats.join("total_samples"));
+            let lost = lost_samples(&stats);
+            if lost > total / 10_000 {
+                warnings.push(format!(
+                    "\nWARNING: Lost samples detected! See {}/samples/operf.log for details.",
+                    self.session_dir.display()
+                ));
+            }
+        }
+        warnings
+    }
+}
+
+fn default_directory() -> PathBuf {
+    match std::env::current_dir().map(|dir| dir.join("oprofile_data")) {
+        Ok(dir) if dir.is_dir() => dir,
+        _ => PathBuf::from(DEFAULT_DIRECTORY),
+    }
+}
+
+fn lost_samples(stats: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(stats) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_name().as_bytes().starts_with(b"lost_"))
+        .fold(0, |sum: u64, entry| {
+            sum.saturating_add(read_number(&entry.path()))
+        })
+}
+
+/// The number in a statistics file, 0 when there is none.
+fn read_number(path: &Path) -> u64 {
+    use std::io::Read as _;
+    let mut text = String::new();
+    let read = fs::File::open(path).and_then(|file| file.take(64).read_to_string(&mut text));
+    read.ok()
+        .and_then(|_| text.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+fn walk(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), ToolError> {
+    let error = |source| ToolError::Directory {
+        path: dir.to_owned(),
+        source,
+    };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(absent) if absent.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(other) => return Err(error(other)),
+    };
+    for entry in entries {
+        let path = entry.map_err(error)?.path();
+        if found.len() >= MAX_FILES {
+            return Err(ToolError::TooManyFiles {
+                path: dir.to_owned(),
+                limit: MAX_FILES,
+            });
+        }
+        // Links are followed, as OProfile does; a dangling one is no sample file.
+        let Ok(metadata) = fs::metadata(&path) else {
+            continue;
+        };
+        if metadata.is_dir() {
+            if depth > 0 {
+                walk(&path, depth - 1, found)?;
+            }
+        } else if metadata.is_file() && path.extension() != Some(OsStr::new("jo")) {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
