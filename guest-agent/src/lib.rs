@@ -11,7 +11,10 @@
 //!
 //! How a kernel uses it: a [`CpuAgent`] for each vCPU, a [`Platform`], then [`Control::bring_up`], [`Control::hello`],
 //! [`Control::cpu_state`], [`Control::modules`], [`Control::symbols`] and [`Control::update`]. The last says whether the
-//! sampling clocks run; each of their interrupts calls [`CpuAgent::sample`].
+//! sampling clocks run; each of their interrupts calls [`CpuAgent::sample`]. The device's interrupt handler calls
+//! [`Transport::acknowledge_interrupt`] on a handle of its own; then, from task context, a changed configuration wants
+//! [`Control::update`] and a used queue [`Control::freed_tasks`]. Tasks exit through [`Flush::before_release`] and are freed through
+//! [`Control::free_tasks`]; [`Control::quiesce`] comes before the power goes.
 //!
 //! | module | what it does |
 //! |---|---|

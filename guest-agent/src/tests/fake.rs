@@ -242,6 +242,16 @@ impl FakeDevice {
         self.write(queue.device + 2, next);
     }
 
+    /// Adds a queue behind those of the vCPUs.
+    pub(crate) fn add_queue(&mut self) {
+        self.queues.push(FakeQueue::default());
+    }
+
+    /// Takes all chains of a queue; returns how many there were.
+    pub(crate) fn take_all(&mut self, index: u16) -> usize {
+        core::iter::from_fn(|| self.take(index)).count()
+    }
+
     /// Takes all buffers of a sample queue in; returns their descriptors.
     pub(crate) fn take_buffers(&mut self, vcpu: u16) -> Vec<u16> {
         let queue = sample_queue(vcpu);
@@ -302,8 +312,8 @@ impl FakeDevice {
                 continue;
             }
             if kind == kind::QUIESCED {
-                for vcpu in 0..u16::try_from(self.queues.len() - 1).unwrap() {
-                    self.drain(vcpu);
+                for vcpu in 0..self.config.vcpus.get() {
+                    self.drain(u16::try_from(vcpu).unwrap());
                 }
             }
             let refusal = self.refusals.iter().find(|(refused, _)| *refused == kind);

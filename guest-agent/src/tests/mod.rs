@@ -4,4 +4,5 @@ mod bring_up;
 mod fake;
 mod flush;
 mod requests;
+mod rings;
 mod sampling;
