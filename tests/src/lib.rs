@@ -1,1 +1,5 @@
-//! Whole-system tests.
+//! What whole-system tests are made of: a virtual machine to run, and the truth to measure its profile against.
+
+pub mod account;
+pub mod measure;
+pub mod vm;

@@ -1,0 +1,78 @@
+//! A guest that does one bad thing, on real KVM: the machine and the other samples go on, a counter tells.
+
+use oprofile_images::truth;
+use oprofile_tests::measure::Profile;
+use oprofile_tests::vm::{Ended, Vm};
+
+/// Largest distance from a true share, in percentage points: what was good is still right.
+const TOLERANCE: f64 = 2.0;
+
+/// Fewest good samples of a run.
+const ENOUGH: u64 = 3_000;
+
+fn run(what: &str) -> Ended {
+    Vm::new("shares:2000")
+        .cpus(2)
+        .cmdline(&format!("hostile={what}"))
+        .device("hz=2000")
+        .run()
+        .expect_code(0)
+}
+
+/// The bad thing was counted as `fault`, and the programs' samples are all there.
+#[track_caller]
+fn check(what: &str, fault: &str) {
+    let ended = run(what);
+    let account = ended.account();
+    assert!(account.of(fault) > 0, "no {fault} in {account:#?}");
+    for loss in ["lost_in_guest", "lost_overflow", "no_mm", "ignored"] {
+        let injected = if loss == "no_mm" { 64 } else { 0 };
+        assert!(account.of(loss) <= injected, "{loss} in {account:#?}");
+    }
+    let profile = Profile::read(&ended.session).expect("the session is readable");
+    let measured = profile.measure(&truth::SHARES);
+    assert!(measured.samples >= ENOUGH, "{measured:#?}");
+    assert!(measured.worst_error() <= TOLERANCE, "{measured:#?}");
+}
+
+#[test]
+fn bad_descriptor_chain_is_counted_and_nothing_else_is_lost() {
+    check("bad-chain", "bad_descriptor_chain");
+}
+
+#[test]
+fn bad_layout_descriptor_is_refused_and_a_good_one_is_taken_after_it() {
+    check("bad-layout", "bad_layout");
+}
+
+#[test]
+fn cyclic_vma_list_ends_and_nothing_else_is_lost() {
+    check("cyclic-vmas", "cyclic_list");
+}
+
+#[test]
+fn page_table_that_points_at_itself_ends_and_nothing_else_is_lost() {
+    check("bad-page-table", "bad_page_table");
+}
+
+#[test]
+fn task_pointer_into_nowhere_is_counted_and_nothing_else_is_lost() {
+    check("bad-task", "bad_task_pointer");
+}
+
+#[test]
+fn doorbell_for_vcpu_4000000_is_counted_and_nothing_else_is_lost() {
+    check("bad-doorbell", "bad_doorbell");
+}
+
+#[test]
+fn guest_that_never_says_hello_is_told_of_with_what_to_check() {
+    let ended = run("no-hello");
+    assert_eq!(ended.account().of("received"), 0);
+    assert!(
+        ended.stderr.contains("never said hello"),
+        "{}",
+        ended.stderr
+    );
+    assert!(ended.stderr.contains("device-id"), "{}", ended.stderr);
+}

@@ -1,0 +1,308 @@
+//! Runs `oprofile-vmm` and looks at what it leaves.
+
+use std::env;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::account::Account;
+
+/// How long a virtual machine may run before it counts as hung. The longest scenario takes some 20 s in the lab.
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// Directory of the programs that a person runs: `OPROFILE_BIN`, which `cargo xtask test` sets.
+///
+/// # Panics
+/// When it is not set.
+#[must_use]
+pub fn bin_dir() -> PathBuf {
+    env::var_os("OPROFILE_BIN")
+        .map(PathBuf::from)
+        .expect("OPROFILE_BIN names the directory of the release programs; `cargo xtask test` sets it")
+}
+
+/// A virtual machine that boots the embedded tiny kernel, and has not been started yet.
+#[derive(Clone, Debug)]
+pub struct Vm {
+    arguments: Vec<String>,
+    cmdline: String,
+    device: Option<Vec<String>>,
+    session: Option<PathBuf>,
+}
+
+impl Vm {
+    /// A machine whose init runs `scenario`, `NAME:MILLISECONDS`, with the profiling device.
+    #[must_use]
+    pub fn new(scenario: &str) -> Self {
+        Self {
+            arguments: Vec::new(),
+            cmdline: format!("init={scenario}"),
+            device: Some(Vec::new()),
+            session: None,
+        }
+    }
+
+    /// Number of vCPUs.
+    #[must_use]
+    pub fn cpus(self, cpus: u32) -> Self {
+        self.argument("--cpus").argument(&cpus.to_string())
+    }
+
+    /// One more word on the command line of the VMM.
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// One more word on the kernel's command line.
+    #[must_use]
+    pub fn cmdline(mut self, word: &str) -> Self {
+        self.cmdline.push(' ');
+        self.cmdline.push_str(word);
+        self
+    }
+
+    /// One more `key=value` for `--oprofile-dev`.
+    #[must_use]
+    pub fn device(mut self, option: &str) -> Self {
+        self.device
+            .get_or_insert_default()
+            .push(option.to_owned());
+        self
+    }
+
+    /// No profiling device.
+    #[must_use]
+    pub fn without_device(mut self) -> Self {
+        self.device = None;
+        self
+    }
+
+    /// A session directory of the test's own instead of a fresh one.
+    #[must_use]
+    pub fn session(mut self, session: &Path) -> Self {
+        self.session = Some(session.to_owned());
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    #[must_use]
+    pub fn start(self) -> Running {
+        let temporary = TempDir::new().expect("a temporary directory");
+        let session = self
+            .session
+            .unwrap_or_else(|| temporary.path().join("session"));
+        let mut command = Command::new(bin_dir().join("oprofile-vmm"));
+        command
+            .arg("run")
+            .args(&self.arguments)
+            .args(["--cmdline", &self.cmdline]);
+        if let Some(options) = &self.device {
+            let mut value = format!("session={}", session.display());
+            for option in options {
+                value.push(',');
+                value.push_str(option);
+            }
+            command.args(["--oprofile-dev", &value]);
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let (sender, lines) = mpsc::channel();
+        let stdout = child.stdout.take().expect("piped");
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut stderr = child.stderr.take().expect("piped");
+        let messages = thread::spawn(move || {
+            let mut bytes = Vec::new();
+            stderr.read_to_end(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        });
+        Running {
+            child,
+            lines,
+            seen: Vec::new(),
+            reader,
+            messages,
+            session,
+            temporary,
+            deadline: Instant::now() + LIMIT,
+        }
+    }
+
+    /// Starts it and waits for its end.
+    #[must_use]
+    pub fn run(self) -> Ended {
+        self.start().wait()
+    }
+}
+
+/// A virtual machine that runs.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+    reader: JoinHandle<()>,
+    messages: JoinHandle<io::Result<String>>,
+    session: PathBuf,
+    temporary: TempDir,
+    deadline: Instant,
+}
+
+impl Running {
+    /// Waits until the guest's console shows a line that contains `text`.
+    ///
+    /// # Panics
+    /// When it ends or runs out of time before.
+    pub fn wait_for_line(&mut self, text: &str) {
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => {
+                    let found = line.contains(text);
+                    self.seen.push(line);
+                    if found {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    let _ = self.child.kill();
+                    panic!("no {text:?} on the console ({error}): {:#?}", self.seen);
+                }
+            }
+        }
+    }
+
+    /// Process id of the VMM.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal, by name.
+    ///
+    /// # Panics
+    /// When `kill` cannot be run.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args(["-s", name, &self.pid().to_string()])
+            .status()
+            .expect("kill runs");
+        assert!(status.success(), "kill -s {name}: {status}");
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end in time; it is killed then.
+    #[must_use]
+    pub fn wait(mut self) -> Ended {
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("the VMM is our child") {
+                break Some(status);
+            }
+            if Instant::now() >= self.deadline {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                break None;
+            }
+            thread::park_timeout(Duration::from_millis(20));
+        };
+        let _ = self.reader.join();
+        self.seen.extend(self.lines.try_iter());
+        let stdout = self.seen.join("\n");
+        let stderr = self
+            .messages
+            .join()
+            .expect("the reader of stderr does not panic")
+            .expect("stderr can be read");
+        let Some(status) = status else {
+            panic!("not within {LIMIT:?}\n--- console\n{stdout}\n--- stderr\n{stderr}");
+        };
+        Ended {
+            status,
+            stdout,
+            stderr,
+            session: self.session,
+            _temporary: self.temporary,
+        }
+    }
+}
+
+/// What a virtual machine left.
+#[derive(Debug)]
+pub struct Ended {
+    /// How the VMM ended.
+    pub status: ExitStatus,
+    /// The guest's console.
+    pub stdout: String,
+    /// The VMM's messages.
+    pub stderr: String,
+    /// The session directory.
+    pub session: PathBuf,
+    _temporary: TempDir,
+}
+
+impl Ended {
+    /// Checks the exit code.
+    ///
+    /// # Panics
+    /// When it is another one.
+    #[must_use]
+    pub fn expect_code(self, code: i32) -> Self {
+        assert_eq!(
+            self.status.code(),
+            Some(code),
+            "--- console\n{}\n--- stderr\n{}",
+            self.stdout,
+            self.stderr
+        );
+        self
+    }
+
+    /// The session's account, checked to add up.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        let account = Account::read(&self.session);
+        account.assert_adds_up();
+        account
+    }
+
+    /// What `opreport` prints of the session with these arguments.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[must_use]
+    pub fn opreport(&self, arguments: &[&str]) -> String {
+        let output = Command::new(bin_dir().join("opreport"))
+            .arg(format!("--session-dir={}", self.session.display()))
+            .args(arguments)
+            .output()
+            .expect("opreport runs");
+        assert!(
+            output.status.success(),
+            "opreport {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
