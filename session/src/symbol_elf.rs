@@ -6,15 +6,18 @@ use object::elf;
 use object::write::elf::{FileHeader, SectionHeader, Sym, Writer};
 use object::{Endianness, write};
 
-use crate::guest::{KernelImage, SymbolKind};
+use crate::guest::{KernelImage, Symbol, SymbolKind};
 
 /// File offset of `.text` in the files made here: the key of an address is `address - start + TEXT_OFFSET`.
 pub const TEXT_OFFSET: u64 = 0x1000;
 
 /// The ELF file for `image`.
 ///
-/// Symbols outside the image and symbols without a name are left out; a name ends at its first NUL. Fails only when
-/// the symbol names exceed the 4 GiB that an ELF string table can address.
+/// Symbols outside the image and symbols without a name are left out; a name ends at its first NUL. If any is left, the
+/// image is bounded by `_text` and `_etext` as linkers do it: report tools give code to the symbol before it, and the
+/// last symbol otherwise ends with the file, which here is shorter than the code it stands for.
+///
+/// Fails only when the symbol names exceed the 4 GiB that an ELF string table can address.
 pub fn encode(image: &KernelImage) -> Result<Vec<u8>, write::Error> {
     let mut symbols: Vec<_> = image
         .symbols
@@ -24,6 +27,19 @@ pub fn encode(image: &KernelImage) -> Result<Vec<u8>, write::Error> {
         .filter(|(_, name)| !name.is_empty())
         .collect();
     symbols.sort_by_key(|(symbol, _)| symbol.address);
+    let bound = |address| Symbol {
+        address,
+        size: 0,
+        kind: SymbolKind::Function,
+        name: Vec::new(),
+    };
+    let (first, last) = (bound(image.start), bound(image.end));
+    if let Some((symbol, _)) = symbols.first() {
+        if symbol.address != image.start {
+            symbols.insert(0, (&first, b"_text"));
+        }
+        symbols.push((&last, b"_etext"));
+    }
 
     let mut bytes = Vec::new();
     let mut writer = Writer::new(Endianness::Little, true, &mut bytes);
@@ -102,7 +118,7 @@ fn until_nul(name: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::{ImageKind, Symbol};
+    use crate::guest::ImageKind;
     use object::read::elf::{ElfFile64, SectionHeader as _};
     use object::{Object, ObjectSection, ObjectSymbol};
 
@@ -164,7 +180,19 @@ mod tests {
                 (b"early".to_vec(), 0xffff_8000_0010_0000, 0x40),
                 (b"\xff\xfe".to_vec(), 0xffff_8000_0010_0000, 0x40),
                 (b"late".to_vec(), 0xffff_8000_0010_0040, 0xf_ffc0),
+                (b"_etext".to_vec(), 0xffff_8000_0020_0000, 0),
             ]
         );
+    }
+
+    #[test]
+    fn code_before_the_first_symbol_has_a_name() {
+        let bytes = encode(&image(vec![symbol(0xffff_8000_0010_0040, 1, b"f")])).unwrap();
+        let file = ElfFile64::<Endianness>::parse(&bytes[..]).unwrap();
+        let names: Vec<_> = file
+            .symbols()
+            .map(|s| s.name().unwrap().to_owned())
+            .collect();
+        assert_eq!(names, ["_text", "f", "_etext"]);
     }
 }

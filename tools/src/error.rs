@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use oprofile_session::sample_file::SampleFileError;
 use oprofile_session::sample_path::SamplePathError;
 
-/// Why there is no report. The words are OProfile's where it has some.
+/// Why there is no report. The words are OProfile's where it has some. Causes are to be printed behind, see
+/// [`ToolError::chain`].
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
     /// There is no sample file in the sessions asked for.
@@ -32,7 +33,7 @@ pub enum ToolError {
         limit: usize,
     },
     /// A file in the place of a sample file has no name of one.
-    #[error("opreport error: {path}: {source}")]
+    #[error("opreport error: {path}")]
     Name {
         /// The file.
         path: PathBuf,
@@ -40,7 +41,7 @@ pub enum ToolError {
         source: SamplePathError,
     },
     /// A sample file cannot be used.
-    #[error("opreport error: {path}: {source}")]
+    #[error("opreport error: {path}")]
     SampleFile {
         /// The file.
         path: PathBuf,
@@ -81,4 +82,18 @@ pub enum ToolError {
     /// An option that is not to be had, or not together with another.
     #[error("{0}")]
     Usage(String),
+}
+
+impl ToolError {
+    /// The message with all its causes.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
 }

@@ -193,8 +193,15 @@ fn walk(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), ToolEr
             });
         }
         // Links are followed, as OProfile does; a dangling one is no sample file.
-        let Ok(metadata) = fs::metadata(&path) else {
-            continue;
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(absent) if absent.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(source) => {
+                return Err(ToolError::SampleFile {
+                    path,
+                    source: source.into(),
+                });
+            }
         };
         if metadata.is_dir() {
             if depth > 0 {
