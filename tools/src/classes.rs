@@ -1,11 +1,14 @@
 //! The columns of a table: samples are in one class when nothing that is not merged tells them apart.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use oprofile_session::sample_path::SampleSpec;
 
 use crate::error::ToolError;
 use crate::session::SampleFileName;
+
+/// Most columns; each row of a table has a count for each.
+const MAX_CLASSES: usize = 4096;
 
 /// What is summed over instead of being told apart.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,6 +19,8 @@ pub struct Merge {
     pub lib: bool,
     /// All threads together.
     pub tid: bool,
+    /// All unit masks of an event together.
+    pub unit_mask: bool,
     /// All processes together, and with them their threads.
     pub tgid: bool,
 }
@@ -29,12 +34,14 @@ impl Merge {
                 "cpu" => merge.cpu = true,
                 "lib" => merge.lib = true,
                 "tid" => merge.tid = true,
+                "unitmask" => merge.unit_mask = true,
                 "tgid" => (merge.tgid, merge.tid) = (true, true),
                 "all" => {
                     merge = Self {
                         cpu: true,
                         lib: true,
                         tid: true,
+                        unit_mask: true,
                         tgid: true,
                     }
                 }
@@ -50,6 +57,9 @@ impl Merge {
         let mut spec = spec.clone();
         if self.cpu {
             spec.cpu = all();
+        }
+        if self.unit_mask {
+            spec.unit_mask = all();
         }
         if self.tid {
             spec.tid = all();
@@ -105,9 +115,16 @@ impl Classes {
             .map(|part| sort_key(part))
         });
         specs.dedup();
+        if specs.len() > MAX_CLASSES {
+            return Err(ToolError::TooManyClasses {
+                found: specs.len(),
+                limit: MAX_CLASSES,
+            });
+        }
+        let numbers: HashMap<&SampleSpec, usize> = specs.iter().zip(0..).collect();
         let of_file = merged
             .iter()
-            .map(|spec| specs.iter().position(|known| known == spec).unwrap_or(0))
+            .filter_map(|spec| numbers.get(spec).copied())
             .collect();
         Ok(Self {
             axis,
@@ -264,6 +281,19 @@ mod tests {
             ["tgid:100", "tgid:200"]
         );
         assert_eq!(classes(&specs, &["tgid"]).unwrap().headings(), ["T:0"]);
+    }
+
+    #[test]
+    fn more_columns_than_anybody_reads_are_refused() {
+        let specs: Vec<_> = (0..=MAX_CLASSES)
+            .map(|tid| format!("T.0.0.{tid}.{tid}.all"))
+            .collect();
+        let specs: Vec<_> = specs.iter().map(String::as_str).collect();
+        assert!(matches!(
+            classes(&specs, &[]),
+            Err(ToolError::TooManyClasses { .. })
+        ));
+        assert_eq!(classes(&specs, &["tgid"]).unwrap().len(), 1);
     }
 
     #[test]

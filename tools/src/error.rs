@@ -70,6 +70,16 @@ pub enum ToolError {
         /// What would need columns too.
         conflicting: &'static str,
     },
+    /// More columns than a table can have.
+    #[error(
+        "opreport error: {found} columns, {limit} are the limit.\nSuggestion: --merge cpu,tid,tgid"
+    )]
+    TooManyClasses {
+        /// Columns needed.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// One image's samples appear in two of the sessions.
     #[error("opreport error: sample file parsed twice: {path}")]
     Twice {

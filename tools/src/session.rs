@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -10,8 +11,8 @@ use oprofile_session::sample_path::SamplePath;
 use crate::error::ToolError;
 use crate::spec::Specification;
 
-/// Most files looked at in one session; the collector writes far fewer.
-const MAX_FILES: usize = 1 << 20;
+/// Most directory entries looked at in one session; the collector makes far fewer. Links may make a small tree endless.
+const MAX_ENTRIES: usize = 1 << 20;
 /// Deepest directory looked at; a link may lead in circles.
 const MAX_DEPTH: usize = 256;
 /// Session of a profile that has just been taken.
@@ -89,11 +90,11 @@ impl Places {
     pub fn sample_files(&self) -> Result<Vec<SampleFileName>, ToolError> {
         let mut found = Vec::new();
         for session in &self.sessions {
-            let mut paths = Vec::new();
+            let mut walk = Walk::default();
             for top in ["{root}", "{kern}"] {
-                walk(&session.join(top), MAX_DEPTH, &mut paths)?;
+                walk.directory(&session.join(top), MAX_DEPTH)?;
             }
-            for path in paths {
+            for path in walk.files {
                 let below = path
                     .strip_prefix(session)
                     .unwrap_or(&path)
@@ -166,7 +167,6 @@ fn lost_samples(stats: &Path) -> u64 {
 
 /// The number in a statistics file, 0 when there is none.
 fn read_number(path: &Path) -> u64 {
-    use std::io::Read as _;
     let mut text = String::new();
     let read = fs::File::open(path).and_then(|file| file.take(64).read_to_string(&mut text));
     read.ok()
@@ -174,42 +174,52 @@ fn read_number(path: &Path) -> u64 {
         .unwrap_or(0)
 }
 
-fn walk(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), ToolError> {
-    let error = |source| ToolError::Directory {
-        path: dir.to_owned(),
-        source,
-    };
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(absent) if absent.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(other) => return Err(error(other)),
-    };
-    for entry in entries {
-        let path = entry.map_err(error)?.path();
-        if found.len() >= MAX_FILES {
-            return Err(ToolError::TooManyFiles {
-                path: dir.to_owned(),
-                limit: MAX_FILES,
-            });
-        }
-        // Links are followed, as OProfile does; a dangling one is no sample file.
-        let metadata = match fs::metadata(&path) {
-            Ok(metadata) => metadata,
-            Err(absent) if absent.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(source) => {
-                return Err(ToolError::SampleFile {
-                    path,
-                    source: source.into(),
+/// A walk through a session.
+#[derive(Debug, Default)]
+struct Walk {
+    files: Vec<PathBuf>,
+    entries: usize,
+}
+
+impl Walk {
+    fn directory(&mut self, dir: &Path, depth: usize) -> Result<(), ToolError> {
+        let error = |source| ToolError::Directory {
+            path: dir.to_owned(),
+            source,
+        };
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(absent) if absent.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(other) => return Err(error(other)),
+        };
+        for entry in entries {
+            let path = entry.map_err(error)?.path();
+            self.entries += 1;
+            if self.entries > MAX_ENTRIES {
+                return Err(ToolError::TooManyFiles {
+                    path: dir.to_owned(),
+                    limit: MAX_ENTRIES,
                 });
             }
-        };
-        if metadata.is_dir() {
-            if depth > 0 {
-                walk(&path, depth - 1, found)?;
+            // Links are followed, as OProfile does; a dangling one is no sample file.
+            let metadata = match fs::metadata(&path) {
+                Ok(metadata) => metadata,
+                Err(absent) if absent.kind() == ErrorKind::NotFound => continue,
+                Err(source) => {
+                    return Err(ToolError::SampleFile {
+                        path,
+                        source: source.into(),
+                    });
+                }
+            };
+            if metadata.is_dir() {
+                if depth > 0 {
+                    self.directory(&path, depth - 1)?;
+                }
+            } else if metadata.is_file() && path.extension() != Some(OsStr::new("jo")) {
+                self.files.push(path);
             }
-        } else if metadata.is_file() && path.extension() != Some(OsStr::new("jo")) {
-            found.push(path);
         }
+        Ok(())
     }
-    Ok(())
 }

@@ -322,3 +322,179 @@ fn checksum(path: &Path) -> Option<u32> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn section(name: &str, address: u64, offset: u64, size: u64) -> Section {
+        Section {
+            name: name.into(),
+            address,
+            offset,
+            size,
+            code: name != ".data",
+        }
+    }
+
+    fn symbol(address: u64, section: &str, name: &str) -> RawSymbol {
+        RawSymbol {
+            address,
+            section: section.into(),
+            name: name.into(),
+            rank: (0, name.starts_with('_'), false),
+        }
+    }
+
+    fn binary() -> Binary {
+        let sections = vec![
+            section(".init", 0x40_1000, 0x1000, 0x20),
+            section(".text", 0x40_1040, 0x1040, 0x100),
+            section(".data", 0x40_2000, 0x2000, 0x100),
+        ];
+        Binary {
+            sections,
+            symbols: vec![],
+            length: 0x3000,
+            debug_link: None,
+            build_id: None,
+        }
+    }
+
+    fn name(table: &SymbolTable, offset: u64) -> Option<String> {
+        table
+            .find(offset)
+            .map(|(_, symbol)| String::from_utf8(symbol.name.clone()).unwrap())
+    }
+
+    #[test]
+    fn symbol_reaches_to_the_next_one_or_the_end_of_its_section() {
+        let symbols = [
+            symbol(0x40_1050, ".text", "second"),
+            symbol(0x40_1040, ".text", "first"),
+            symbol(0x40_1000, ".init", "start"),
+        ];
+        let table = binary().table(&symbols);
+        for (offset, expected) in [
+            (0xfff, None),
+            (0x1000, Some("start")),
+            (0x101f, Some("start")),
+            (0x1020, None),
+            (0x1040, Some("first")),
+            (0x104f, Some("first")),
+            (0x1050, Some("second")),
+            // The last one ends with the file.
+            (0x2fff, Some("second")),
+            (0x3000, None),
+        ] {
+            assert_eq!(name(&table, offset).as_deref(), expected, "{offset:#x}");
+        }
+        assert_eq!(table.text_offset, 0x1040);
+    }
+
+    #[test]
+    fn last_symbol_of_a_file_without_its_code_ends_with_its_section() {
+        let binary = Binary {
+            length: 0x200,
+            ..binary()
+        };
+        let table = binary.table(&[symbol(0x40_1040, ".text", "f")]);
+        assert_eq!(
+            (name(&table, 0x113f).as_deref(), name(&table, 0x1140)),
+            (Some("f"), None)
+        );
+    }
+
+    #[test]
+    fn best_name_of_an_address_is_shown() {
+        let weak = RawSymbol {
+            rank: (1, false, false),
+            ..symbol(0x40_1040, ".text", "a_weak")
+        };
+        let symbols = [
+            weak,
+            symbol(0x40_1040, ".text", "_under"),
+            symbol(0x40_1040, ".text", "plain"),
+        ];
+        assert_eq!(
+            name(&binary().table(&symbols), 0x1040).as_deref(),
+            Some("plain")
+        );
+    }
+
+    #[test]
+    fn symbols_without_code_are_left_out() {
+        let table = binary().table(&[
+            symbol(0x40_2000, ".data", "table"),
+            symbol(1, ".gone", "other"),
+        ]);
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn names_of_debug_files_stay_beside_the_binary() {
+        let binary = Binary {
+            debug_link: Some((b"../../etc/passwd".to_vec(), 1)),
+            build_id: Some(vec![0xab, 0xcd, 0xef]),
+            ..binary()
+        };
+        let paths: Vec<_> = binary
+            .debug_files(Path::new("/bin/a"))
+            .into_iter()
+            .map(|file| file.path)
+            .collect();
+        assert_eq!(paths, [Path::new("/usr/lib/debug/.build-id/ab/cdef.debug")]);
+        let binary = Binary {
+            debug_link: Some((b"a.debug".to_vec(), 1)),
+            ..self::binary()
+        };
+        let paths: Vec<_> = binary
+            .debug_files(Path::new("/bin/a"))
+            .into_iter()
+            .map(|file| file.path)
+            .collect();
+        assert_eq!(
+            paths,
+            [
+                "/bin/a.debug",
+                "/bin/.debug/a.debug",
+                "/usr/lib/debug/bin/a.debug"
+            ]
+            .map(Path::new)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_binary_is_read_or_refused(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
+                                             length in any::<prop::sample::Index>(), cut in any::<bool>()) {
+            let symbols = (0..20).map(|number| oprofile_session::Symbol {
+                address: 0x1000 + number * 8,
+                size: 8,
+                kind: oprofile_session::SymbolKind::Function,
+                name: format!("f{number}").into_bytes(),
+            });
+            let image = oprofile_session::KernelImage {
+                name: b"k".to_vec(),
+                kind: oprofile_session::ImageKind::Kernel,
+                start: 0x1000,
+                end: 0x2000,
+                symbols: symbols.collect(),
+            };
+            let mut bytes = oprofile_session::symbol_elf::encode(&image).unwrap();
+            for (index, value) in damage {
+                let index = index.index(bytes.len());
+                bytes[index] = value;
+            }
+            if cut {
+                bytes.truncate(length.index(bytes.len()));
+            }
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), bytes).unwrap();
+            if let Ok(table) = SymbolTable::load(file.path()) {
+                let _ = table.find(0x1008);
+            }
+        }
+    }
+}

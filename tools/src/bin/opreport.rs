@@ -35,11 +35,11 @@ struct Arguments {
     /// List all symbols
     #[arg(short = 'l', long)]
     symbols: bool,
-    /// Sum over these: cpu, lib, tid, tgid, all
+    /// Sum over these: cpu, lib, tid, tgid, unitmask, all
     #[arg(
         short,
         long,
-        value_name = "cpu,lib,tid,tgid,all",
+        value_name = "cpu,lib,tid,tgid,unitmask,all",
         value_delimiter = ','
     )]
     merge: Vec<String>,
@@ -95,7 +95,9 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", error.chain());
+            for line in error.chain().lines() {
+                eprintln!("{}", printable(line.as_bytes()));
+            }
             ExitCode::FAILURE
         }
     }
