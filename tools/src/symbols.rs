@@ -4,6 +4,7 @@
 //! section's end, and the last of all up to the end of the file. Those are OProfile's rules: code between two symbols is
 //! counted for the first.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -223,13 +224,15 @@ impl Binary {
             .sections
             .iter()
             .find(|section| section.name == b".text");
+        // By name, as a debug file need not number its sections like the binary. A file may have very many.
+        let mut code: HashMap<&[u8], &Section> = HashMap::new();
+        for section in self.sections.iter().filter(|section| section.code) {
+            code.entry(&section.name).or_insert(section);
+        }
         let mut placed: Vec<(u64, &Section, &RawSymbol)> = symbols
             .iter()
             .filter_map(|symbol| {
-                let section = self
-                    .sections
-                    .iter()
-                    .find(|section| section.code && section.name == symbol.section)?;
+                let section = *code.get(&symbol.section[..])?;
                 let offset = symbol
                     .address
                     .wrapping_sub(section.address)

@@ -130,6 +130,36 @@ pub enum CollectorError {
 /// Consumes the event buffer and writes the session directory.
 ///
 /// Counts are kept in memory and written by [`Collector::flush`], each file as a whole.
+///
+/// ```
+/// use std::sync::Arc;
+/// use oprofile_session::{Account, Collector, CollectorOptions, CookieTarget, GuestNames, KernelImage};
+///
+/// /// Knows one file.
+/// struct Names;
+///
+/// impl GuestNames for Names {
+///     fn cookie(&self, cookie: u64) -> Option<CookieTarget> {
+///         (cookie == 1).then(|| CookieTarget::File { path: b"/bin/work".to_vec(), deleted: false })
+///     }
+///     fn kernel_image(&self, _address: u64) -> Option<Arc<KernelImage>> {
+///         None
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let dir = dir.path();
+/// const ESCAPE: u64 = u64::MAX;
+/// let mut collector = Collector::create(dir, CollectorOptions::default())?;
+/// // vCPU 0, user mode, the file with cookie 1, one sample at offset 0x1234.
+/// collector.consume(&[ESCAPE, 2, 0, ESCAPE, 5, ESCAPE, 3, 1, 0x1234, 0], &mut Names);
+/// // `()`: no guest file is at hand.
+/// let stats = collector.finish(&(), &Account::default()).map_err(|(_, error)| error)?;
+/// assert_eq!((stats.file, stats.lost()), (1, 0));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Collector {
     options: CollectorOptions,
