@@ -1,0 +1,48 @@
+//! Making every processor forget translations that were removed.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::arch::apic;
+use crate::arch::cpu::{self, MAX_CPUS};
+use crate::arch::instructions::{
+    disable_interrupts, enable_interrupts, page_table_root, set_page_table_root,
+};
+use crate::arch::trap::TLB_VECTOR;
+
+/// How often each processor has forgotten everything on request.
+static FLUSHES: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+fn flush_this() {
+    // SAFETY: the tables in use stay in use.
+    unsafe { set_page_table_root(page_table_root()) };
+}
+
+/// Another processor asked: forget, and say so.
+pub fn acknowledge() {
+    flush_this();
+    FLUSHES[cpu::this().index].fetch_add(1, Ordering::Release);
+}
+
+/// Flushes this processor and those in the bit set `others`; returns when all have done so. Interrupts are on, so
+/// that two processors can ask each other.
+pub fn flush(others: u64) {
+    let mut waiting = [None; MAX_CPUS];
+    let interrupts = disable_interrupts();
+    let this = cpu::this().index;
+    flush_this();
+    for (index, seen) in waiting.iter_mut().enumerate() {
+        if index != this && others & 1 << index != 0 {
+            *seen = Some(FLUSHES[index].load(Ordering::Acquire));
+            apic::interrupt(index, TLB_VECTOR);
+        }
+    }
+    if interrupts {
+        enable_interrupts();
+    }
+    for (index, seen) in waiting.iter().enumerate() {
+        // A flush that somebody else asked for in between is as good: our entries were gone by then.
+        while seen.is_some_and(|seen| FLUSHES[index].load(Ordering::Acquire) == seen) {
+            core::hint::spin_loop();
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Kernel threads.
+
+use crate::arch::clock;
+use crate::arch::context::Context;
+use crate::syscall::Errno;
+use crate::task::{Task, scheduler, table};
+
+unsafe extern "C" {
+    /// In `entry.s`.
+    fn kernel_thread_start();
+}
+
+/// What a kernel thread runs; it ends by returning.
+type Body = extern "C" fn(u64);
+
+guest_spin::spin_fn!(
+    /// Three quarters of the known work.
+    kthread_hot
+);
+
+guest_spin::spin_fn!(
+    /// One quarter of the known work.
+    kthread_cool
+);
+
+/// Iterations of one round of known work, split 3 to 1 between [`kthread_hot`] and [`kthread_cool`]: a few hundred microseconds.
+const ROUND: u64 = 100_000;
+
+/// Known work until a deadline, in nanoseconds since boot.
+extern "C" fn work(deadline: u64) {
+    while clock::now() < deadline {
+        kthread_hot(ROUND / 4 * 3);
+        kthread_cool(ROUND / 4);
+    }
+    super::process::exit(0)
+}
+
+/// Starts a thread that runs `body`, child of process `parent`.
+///
+/// # Errors
+/// When memory is short.
+pub fn spawn(parent: u32, name: &[u8], body: Body, argument: u64) -> Result<u32, Errno> {
+    let pid = table::enter(parent);
+    let task = Task::new(pid, pid, name, None, |stack| Context {
+        rbx: body as *const () as u64,
+        rdi: argument,
+        ..Context::kernel(kernel_thread_start as *const () as u64, stack.top())
+    });
+    match task {
+        Ok(task) => {
+            scheduler::start(task);
+            Ok(pid)
+        }
+        Err(error) => {
+            table::withdraw(pid);
+            Err(error)
+        }
+    }
+}
+
+/// Starts a thread of known work: kind 0 works until the deadline `argument`.
+///
+/// # Errors
+/// For another kind, or when memory is short.
+pub fn spawn_known(parent: u32, kind: u64, argument: u64) -> Result<u32, Errno> {
+    match kind {
+        0 => spawn(parent, b"kwork", work, argument),
+        _ => Err(Errno::INVALID),
+    }
+}
