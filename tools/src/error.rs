@@ -86,6 +86,9 @@ pub enum ToolError {
         /// The later file.
         path: PathBuf,
     },
+    /// The report cannot be written.
+    #[error("opreport error: Cannot write the report")]
+    Output(#[source] std::io::Error),
     /// A word of the profile specification that is not supported.
     #[error("{0}")]
     Specification(String),

@@ -4,6 +4,7 @@ mod support;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::process::Command;
 
 use oprofile_session::Account;
 use support::{ESC, Guest, KERNEL, Session, TEXT, opreport, program, trimmed, vcpu};
@@ -383,5 +384,22 @@ fn kernel_code_without_symbols_before_it_is_not_dropped() {
     assert_eq!(
         session.report(&["-ln"]).0,
         "1        50.0000  entry\n1        50.0000  tiny::schedule"
+    );
+}
+
+#[test]
+fn report_that_cannot_be_written_is_an_error() {
+    let session = demo();
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_opreport"))
+        .arg(format!("--session-dir={}", session.path().display()))
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("Cannot write the report: No space left")
     );
 }

@@ -1,7 +1,7 @@
 //! The images of a session: each has one name and one modification time for as long as the session lasts.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -191,12 +191,14 @@ impl Images {
             if Arc::ptr_eq(image, found) {
                 return Ok(*id);
             }
-            if same_code(image, found) {
-                if image.start == found.start && image.symbols != found.symbols {
-                    *written = false;
+            match compare(image, found) {
+                Relation::Different => {}
+                Relation::Same => return Ok(*id),
+                Relation::MoreSymbols => {
                     *image = Arc::clone(found);
+                    *written = false;
+                    return Ok(*id);
                 }
-                return Ok(*id);
             }
         }
         for incarnation in 1..=MAX_INCARNATIONS {
@@ -296,23 +298,46 @@ fn tree_path(name: &[u8]) -> PathBuf {
     Path::new(OsStr::from_bytes(name.strip_prefix(b"/").unwrap_or(name))).to_owned()
 }
 
-/// Whether two descriptions are of one image: a module keeps its layout wherever it is loaded.
-fn same_code(a: &KernelImage, b: &KernelImage) -> bool {
-    if a.name != b.name
-        || a.kind != b.kind
-        || a.end.wrapping_sub(a.start) != b.end.wrapping_sub(b.start)
-    {
-        return false;
+/// How a description relates to one that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Relation {
+    /// Another image, or another build of it.
+    Different,
+    /// The same image.
+    Same,
+    /// The same image, of which more symbols are known now.
+    MoreSymbols,
+}
+
+/// Compares two descriptions by what does not depend on the load address.
+fn compare(known: &KernelImage, found: &KernelImage) -> Relation {
+    let size = |image: &KernelImage| image.end.wrapping_sub(image.start);
+    if known.name != found.name || known.kind != found.kind || size(known) != size(found) {
+        return Relation::Different;
     }
-    // Loaded once; the guest may have sent more symbols since.
-    if a.start == b.start {
-        return true;
+    if relative_symbols(known).eq(relative_symbols(found)) {
+        return Relation::Same;
     }
-    a.symbols.len() == b.symbols.len()
-        && a.symbols.iter().zip(&b.symbols).all(|(x, y)| {
-            x.address.wrapping_sub(a.start) == y.address.wrapping_sub(b.start)
-                && (x.size, x.kind, &x.name) == (y.size, y.kind, &y.name)
-        })
+    let old: HashSet<_> = relative_symbols(known).collect();
+    let new: HashSet<_> = relative_symbols(found).collect();
+    if new.is_subset(&old) {
+        Relation::Same
+    } else if old.is_subset(&new) {
+        Relation::MoreSymbols
+    } else {
+        Relation::Different
+    }
+}
+
+/// The symbols with their offsets in the image.
+fn relative_symbols(image: &KernelImage) -> impl Iterator<Item = (u64, u64, &[u8])> {
+    image.symbols.iter().map(|symbol| {
+        (
+            symbol.address.wrapping_sub(image.start),
+            symbol.size,
+            &symbol.name[..],
+        )
+    })
 }
 
 fn kernel_name(image: &KernelImage, incarnation: u32) -> ImageName {
@@ -328,4 +353,90 @@ fn kernel_name(image: &KernelImage, incarnation: u32) -> ImageName {
         }
     };
     ImageName::Root([directory, &guest_path::escape_component(&name)].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::{Symbol, SymbolKind};
+
+    fn image(start: u64, symbols: &[(u64, &str)]) -> Arc<KernelImage> {
+        let symbol = |(offset, name): &(u64, &str)| Symbol {
+            address: start + offset,
+            size: 8,
+            kind: SymbolKind::Function,
+            name: name.as_bytes().to_vec(),
+        };
+        Arc::new(KernelImage {
+            name: b"crunch".to_vec(),
+            kind: ImageKind::Module,
+            start,
+            end: start + 0x1000,
+            symbols: symbols.iter().map(symbol).collect(),
+        })
+    }
+
+    #[test]
+    fn image_is_known_by_its_content_and_not_by_its_address() {
+        let mut images = Images::new(0);
+        let first = images
+            .kernel(&image(0x1000, &[(0, "a"), (8, "b")]))
+            .unwrap();
+        assert_eq!(
+            images.kernel(&image(0x5000, &[(0, "a"), (8, "b")])),
+            Ok(first)
+        );
+        assert_eq!(
+            images.kernel(&image(0x1000, &[(8, "b"), (0, "a")])),
+            Ok(first)
+        );
+        let rebuilt = images
+            .kernel(&image(0x1000, &[(0, "a"), (8, "c")]))
+            .unwrap();
+        assert_ne!(rebuilt, first);
+        assert_eq!(
+            images.get(rebuilt).name,
+            ImageName::Root(b"/lib/modules/crunch~2.ko".to_vec())
+        );
+    }
+
+    #[test]
+    fn symbols_that_come_late_are_taken_over() {
+        let mut images = Images::new(0);
+        let id = images.kernel(&image(0x1000, &[])).unwrap();
+        let full = image(0x1000, &[(0, "a")]);
+        assert_eq!(images.kernel(&full), Ok(id));
+        assert_eq!(images.kernel(&image(0x1000, &[])), Ok(id));
+        let Source::Kernel { image, .. } = &images.get(id).source else {
+            panic!("no kernel image")
+        };
+        assert_eq!(*image, full);
+    }
+
+    #[test]
+    fn file_and_kernel_image_of_one_name_stay_apart() {
+        let mut images = Images::new(0);
+        let module = images.kernel(&image(0x1000, &[])).unwrap();
+        let path = b"/lib/modules/crunch.ko".to_vec();
+        let file = images
+            .add_cookie(
+                1,
+                CookieTarget::File {
+                    path: path.clone(),
+                    deleted: false,
+                },
+            )
+            .unwrap();
+        let again = images
+            .add_cookie(
+                2,
+                CookieTarget::File {
+                    path,
+                    deleted: false,
+                },
+            )
+            .unwrap();
+        assert_ne!(file.id, module);
+        assert_eq!(file.id, again.id);
+    }
 }

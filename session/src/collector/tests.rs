@@ -460,24 +460,28 @@ fn guest_tree_holds_the_sampled_files_with_their_times() {
 
 #[test]
 fn hostile_name_stays_within_the_session() {
-    let mut s = session(CollectorOptions::default());
-    let before = fs::read_dir(s.dir.path().parent().unwrap())
-        .unwrap()
-        .count();
-    s.consume(&user(&[ESC, 3, CLIMBER, 1, 0]));
-    let paths: Vec<_> = s.counts().into_keys().collect();
+    let outer = TempDir::new().unwrap();
+    let dir = outer.path().join("inner");
+    let mut guest = Guest::default();
+    let mut collector = Collector::create(&dir, CollectorOptions::default()).unwrap();
+    collector.consume(&user(&[ESC, 3, CLIMBER, 1, 0]), &mut guest);
+    collector.flush(&guest, &Account::default()).unwrap();
+    let mut paths = Vec::new();
+    walk(&dir.join("samples/current"), &mut |_, relative| {
+        paths.push(relative.to_owned())
+    });
     assert_eq!(
         paths,
         [
             "{root}/bin/work/{dep}/{root}/%2E%2E/%2E%2E/%7Bdep}/var%00/TIMER%2E0.0.all.all.0/TIMER.0.0.all.all.0"
         ]
     );
-    assert_eq!(
-        fs::read_dir(s.dir.path().parent().unwrap())
-            .unwrap()
-            .count(),
-        before
-    );
+    assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 1);
+    let here: Vec<_> = fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(here.len(), 6, "{here:?}");
 }
 
 #[test]
@@ -556,6 +560,53 @@ fn event_name_that_breaks_file_names_is_refused() {
             "{event}"
         );
     }
+}
+
+/// `/a` is a file and a directory.
+struct Contradiction;
+
+impl GuestNames for Contradiction {
+    fn cookie(&self, cookie: u64) -> Option<CookieTarget> {
+        let path: &[u8] = if cookie == 1 { b"/a" } else { b"/a/b" };
+        Some(CookieTarget::File {
+            path: path.to_vec(),
+            deleted: false,
+        })
+    }
+
+    fn kernel_image(&self, _: u64) -> Option<Arc<KernelImage>> {
+        None
+    }
+}
+
+impl GuestFiles for Contradiction {
+    fn open(&self, _: &[u8]) -> Option<GuestFile<'_>> {
+        Some(GuestFile {
+            contents: Cow::Borrowed(b"x"),
+            mtime: 1,
+        })
+    }
+}
+
+#[test]
+fn contradicting_names_cost_a_copy_and_no_sample() {
+    let dir = TempDir::new().unwrap();
+    let mut collector = Collector::create(dir.path(), CollectorOptions::default()).unwrap();
+    collector.consume(
+        &[ESC, 2, 0, ESC, 5, ESC, 3, 1, 7, 0, ESC, 3, 2, 7, 0],
+        &mut Contradiction,
+    );
+    collector
+        .flush(&Contradiction, &Account::default())
+        .unwrap();
+    let current = dir.path().join("samples/current");
+    for image in ["a", "a/b"] {
+        let path = current.join(format!(
+            "{{root}}/{image}/{{dep}}/{{root}}/{image}/TIMER.0.0.all.all.0"
+        ));
+        assert_eq!(SampleFile::read(&path).unwrap().total(), 1);
+    }
+    assert!(dir.path().join("root/a").is_file());
 }
 
 /// A place that cannot be written even by root: the parent is a file.

@@ -96,7 +96,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             for line in error.chain().lines() {
-                eprintln!("{}", printable(line.as_bytes()));
+                tell(&printable(line.as_bytes()));
             }
             ExitCode::FAILURE
         }
@@ -124,18 +124,25 @@ fn run(arguments: &Arguments) -> Result<(), ToolError> {
         &spec,
     );
     if places.announce {
-        eprintln!(
+        tell(&format!(
             "Using {}/samples/ for samples directory.",
             places.session_dir.display()
-        );
+        ));
     }
     let report = report::report(&places, &spec, &options)?;
     for warning in &report.warnings {
-        eprintln!("{warning}");
+        tell(warning);
     }
-    // A reader that has seen enough closes the pipe; that is no error.
-    let _ = io::stdout().lock().write_all(report.text.as_bytes());
-    Ok(())
+    match io::stdout().lock().write_all(report.text.as_bytes()) {
+        // A reader that has seen enough closes the pipe; that is no error.
+        Err(source) if source.kind() != io::ErrorKind::BrokenPipe => Err(ToolError::Output(source)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a line to standard error. There is nobody to tell when that fails.
+fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn threshold(text: &str) -> Result<f64, ToolError> {
