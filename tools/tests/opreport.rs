@@ -215,7 +215,7 @@ fn missing_session_is_told_with_the_place_that_was_tried() {
 fn lost_samples_are_told() {
     let mut guest = Guest::default();
     guest.file(b"/bin/work", None);
-    let account = Account::from_iter([("received", 100), ("lost_guest", 1)]);
+    let account = Account::from_iter([("received", 100), ("lost_in_guest", 1)]);
     let session = Session::record(guest, &[vcpu(0, &[(WORK, TEXT, 99)])], &account);
     let (stdout, stderr) = session.report(&["-n"]);
     assert_eq!(stdout, "       99 100.000 work");

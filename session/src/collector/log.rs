@@ -6,6 +6,18 @@ use super::CollectorError;
 use super::directory::SessionDirectory;
 use super::stats::{Account, CollectorStats};
 
+/// Counters of the device for samples that lie in no known mapping.
+const UNMAPPED: [&str; 3] = ["no_mapping", "no_mm", "raced"];
+/// Counters of the device for samples that never reached the event buffer. Named one by one: other counters of a device
+/// count words, frames or buffers.
+const LOST_BEFORE: [&str; 5] = [
+    "ignored",
+    "lost_in_guest",
+    "invalid_in_guest",
+    "lost_overflow",
+    "malformed",
+];
+
 /// Lost samples in OProfile's categories.
 struct Losses {
     invalid_domain: u64,
@@ -19,7 +31,7 @@ struct Losses {
 
 impl Losses {
     fn new(stats: &CollectorStats, account: &Account) -> Self {
-        let unmapped = account.sum(|name| matches!(name, "no_mapping" | "no_mm" | "raced"));
+        let unmapped = account.sum(&UNMAPPED);
         Self {
             invalid_domain: stats.no_context + stats.unknown_event,
             kernel: stats.no_kernel_image,
@@ -27,7 +39,7 @@ impl Losses {
             no_mapping: (stats.no_region + stats.no_cookie).saturating_add(unmapped),
             no_app_for_user_sample: stats.no_program,
             backtrace_no_mapping: stats.frames_cut,
-            by_kernel: account.sum(|name| name == "ignored" || name.starts_with("lost_")),
+            by_kernel: account.sum(&LOST_BEFORE),
         }
     }
 

@@ -101,8 +101,9 @@ impl CollectorStats {
 
 /// What the device counted, in its order.
 ///
-/// Names with a meaning to the collector: `received` (all samples), `no_mapping`, `no_mm`, `raced` (samples without an
-/// image), `ignored` and everything that begins with `lost_` (samples lost before the event buffer).
+/// Names with a meaning to the collector, all of them in samples: `received` (all), `no_mapping`, `no_mm` and `raced`
+/// (found in no image), `ignored`, `lost_in_guest`, `invalid_in_guest`, `lost_overflow` and `malformed` (lost before the
+/// event buffer). Other counters are only passed on to `account.txt`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Account(Vec<(String, u64)>);
 
@@ -125,10 +126,10 @@ impl Account {
         self.0.iter().map(|(name, value)| (name.as_str(), *value))
     }
 
-    /// Sum of the counters whose name is chosen.
-    pub(super) fn sum(&self, chosen: impl Fn(&str) -> bool) -> u64 {
+    /// Sum of the counters of these names.
+    pub(super) fn sum(&self, names: &[&str]) -> u64 {
         self.iter()
-            .filter(|(name, _)| chosen(name))
+            .filter(|(name, _)| names.contains(name))
             .fold(0, |sum, (_, value)| sum.saturating_add(value))
     }
 }

@@ -254,7 +254,8 @@ fn statistics_tell_what_was_lost_and_where() {
     let account = Account::from_iter([
         ("received", 9),
         ("no_mm", 2),
-        ("lost_guest", 3),
+        ("lost_in_guest", 3),
+        ("lost_words", 1000),
         ("lost_overflow", 1),
         ("ignored", 1),
     ]);
