@@ -92,7 +92,9 @@ impl Account {
     /// Sum of [`Account::ends`].
     #[must_use]
     pub fn ends_sum(&self) -> u64 {
-        self.ends().iter().map(|(_, count)| count).sum()
+        self.ends()
+            .iter()
+            .fold(0, |sum, (_, count)| sum.wrapping_add(*count))
     }
 
     /// Whether no sample vanished and none was counted twice.

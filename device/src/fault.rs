@@ -1,5 +1,6 @@
 //! What a guest did wrong, by kind: counted each time, logged once.
 
+use std::cell::Cell;
 use std::fmt;
 
 macro_rules! faults {
@@ -93,15 +94,6 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// Counts one; the first of its kind is logged, `context` then says where.
-    pub(crate) fn count(&mut self, fault: Fault, context: impl FnOnce() -> String) {
-        let count = &mut self.counts[fault as usize];
-        *count = count.saturating_add(1);
-        if *count == 1 {
-            tracing::warn!(%fault, "Guest misbehaves: {}; further ones are only counted", context());
-        }
-    }
-
     /// How often `fault` happened.
     #[must_use]
     pub const fn of(&self, fault: Fault) -> u64 {
@@ -116,7 +108,36 @@ impl Faults {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.counts.iter().sum()
+        self.counts
+            .iter()
+            .fold(0, |sum, &count| sum.saturating_add(count))
+    }
+}
+
+/// Counts faults, shared by those who take part in one sync.
+#[derive(Debug, Default)]
+pub(crate) struct FaultLog {
+    counts: [Cell<u64>; Fault::ALL.len()],
+}
+
+impl FaultLog {
+    /// Counts one; the first of its kind is logged, `context` then says where.
+    pub fn count(&self, fault: Fault, context: impl FnOnce() -> String) {
+        let count = &self.counts[fault as usize];
+        count.set(count.get().saturating_add(1));
+        if count.get() == 1 {
+            tracing::warn!(
+                %fault,
+                "Guest misbehaves: {}; further ones are only counted",
+                context()
+            );
+        }
+    }
+
+    pub fn snapshot(&self) -> Faults {
+        Faults {
+            counts: self.counts.each_ref().map(Cell::get),
+        }
     }
 }
 
@@ -126,14 +147,15 @@ mod tests {
 
     #[test]
     fn each_kind_is_counted_apart_and_described_once() {
-        let mut faults = Faults::default();
+        let log = FaultLog::default();
         let mut described = 0;
         for _ in 0..3 {
-            faults.count(Fault::BadTask, || {
+            log.count(Fault::BadTask, || {
                 described += 1;
                 String::new()
             });
         }
+        let faults = log.snapshot();
         assert_eq!(faults.of(Fault::BadTask), 3);
         assert_eq!(faults.of(Fault::BadRing), 0);
         assert_eq!(faults.total(), 3);

@@ -3,7 +3,9 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`front`] | the virtio side: configuration space, queues, doorbell ([`Device`]) |
+//! | `control` | control requests, read from bytes |
 //! | `engine` | takes buffers and requests from the queues, feeds the pipeline |
+//! | [`guest`] | guest memory: page tables, tasks, VMAs, files |
 //! | [`sync`] | OProfile's sync pipeline: a state machine over a [`sync::World`] and the event buffer |
 //! | [`event_buffer`] | escape-coded words on their way to the one reader: watershed, dump, overflow |
 //! | [`cookies`] | ids of files and anonymous regions |
@@ -11,16 +13,21 @@
 //! | [`settings`] | what the host decides beforehand |
 //! | [`account`], [`fault`] | what came in, where it ended, what was wrong with it |
 pub mod account;
-#[allow(dead_code, reason = "the guest-memory walk gives cookies out")]
+mod control;
 pub mod cookies;
 mod engine;
 pub mod event_buffer;
 pub mod fault;
 pub mod front;
-#[allow(dead_code, reason = "control requests fill it")]
+pub mod guest;
 pub mod kernel;
 pub mod settings;
 pub mod sync;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod test_utils;
+
+#[cfg(test)]
+mod tests;
 
 pub use account::{Account, VcpuAccount};
 pub use cookies::CookieTarget;

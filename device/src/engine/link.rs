@@ -7,8 +7,8 @@ use std::sync::Arc;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryBackend;
 
-use crate::fault::{Fault, Faults};
-use crate::front::chain;
+use crate::fault::{Fault, FaultLog};
+use crate::front::chain::{self, ChainError, Segments};
 
 /// Guest memory, the queues in it, and the interrupts that became due.
 pub(crate) struct Link<M> {
@@ -46,7 +46,7 @@ impl<M> Link<M> {
 
 impl<M: GuestMemoryBackend> Link<M> {
     /// Chains that wait in `queue`: a snapshot; none when its ring cannot be read.
-    pub fn pending(&self, queue: u16, faults: &mut Faults) -> u16 {
+    pub fn pending(&self, queue: u16, faults: &FaultLog) -> u16 {
         let Some(ring) = self.queues.get(usize::from(queue)) else {
             return 0;
         };
@@ -56,8 +56,31 @@ impl<M: GuestMemoryBackend> Link<M> {
         })
     }
 
+    /// Takes the next chain of `queue`: its head, and its buffers in `segments` unless it is refused.
+    pub fn take(
+        &mut self,
+        queue: u16,
+        max_bytes: usize,
+        segments: &mut Segments,
+        faults: &FaultLog,
+    ) -> Option<(u16, Result<(), ChainError>)> {
+        let ring = self.queues.get_mut(usize::from(queue))?;
+        let size = ring.size();
+        match chain::take(ring, &*self.memory) {
+            Ok(chain) => {
+                let chain = chain?;
+                let head = chain.head_index();
+                Some((head, segments.collect(chain, size, max_bytes)))
+            }
+            Err(error) => {
+                faults.count(Fault::BadRing, || format!("queue {queue}: {error}"));
+                None
+            }
+        }
+    }
+
     /// Gives a chain back to the driver, `written` bytes of it filled.
-    pub fn complete(&mut self, queue: u16, head: u16, written: u32, faults: &mut Faults) {
+    pub fn complete(&mut self, queue: u16, head: u16, written: u32, faults: &FaultLog) {
         if let Some(ring) = self.queues.get_mut(usize::from(queue))
             && let Err(error) = ring.add_used(&*self.memory, head, written)
         {
@@ -67,7 +90,7 @@ impl<M: GuestMemoryBackend> Link<M> {
 
     /// After a run of completions: notes an interrupt when the driver wants one, and asks for a notification of what
     /// comes next.
-    pub fn finish(&mut self, queue: u16, completed: bool, faults: &mut Faults) {
+    pub fn finish(&mut self, queue: u16, completed: bool, faults: &FaultLog) {
         let Some(ring) = self.queues.get_mut(usize::from(queue)) else {
             return;
         };

@@ -1,31 +1,54 @@
 //! The profiling engine: queues in, words out. Everything in here runs under the device's one lock.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `link` | guest memory and queues, while the device is active |
+//! | `samples` | sample buffers: copied, checked, their counters settled |
+//! | `control` | control requests, executed |
 
+mod control;
 mod link;
+mod samples;
 
 use std::sync::Arc;
 
+use oprofile_wire::sample::MAX_BUFFER_BYTES;
 use oprofile_wire::{CONTROL_QUEUE, sample_queue};
 use vm_memory::GuestMemoryBackend;
 
 use crate::account::{Account, VcpuAccount};
+use crate::control::lists::Lists;
 use crate::cookies::{CookieTarget, Cookies};
 use crate::event_buffer::SharedEvents;
-use crate::fault::{Fault, Faults};
-use crate::front::chain;
+use crate::fault::{Fault, FaultLog};
+use crate::front::chain::Segments;
+use crate::guest::{Guest, GuestWorld};
 use crate::kernel::Kernel;
 use crate::sync::Pipeline;
 
 pub(crate) use link::Link;
 
+use control::Held;
+use samples::{BufferError, Scratch, Totals};
+
+/// What the mortuary keeps: a task-free request, all of whose tasks died together.
+type Ticket = u64;
+
 /// Everything that outlives one call.
 #[derive(Debug)]
 pub(crate) struct Engine {
     vcpus: Vec<VcpuAccount>,
+    totals: Vec<Totals>,
     events: SharedEvents,
-    pipeline: Pipeline<u64>,
+    pipeline: Pipeline<Ticket>,
     cookies: Cookies,
+    /// The guest whose hello is in force.
+    guest: Option<Guest>,
     kernel: Option<Arc<Kernel>>,
-    faults: Faults,
+    lists: Lists,
+    held: Vec<Held>,
+    last_ticket: Ticket,
+    faults: FaultLog,
     said_hello: bool,
     quiesced: bool,
     requests: u64,
@@ -33,27 +56,39 @@ pub(crate) struct Engine {
     /// Kicks of the control queue and of none.
     other_kicks: u64,
     bad_doorbells: u64,
+    /// Of the chain that was taken last.
+    segments: Segments,
+    scratch: Scratch,
+    request_bytes: Vec<u8>,
 }
 
 impl Engine {
     pub fn new(vcpus: u16, events: SharedEvents) -> Self {
         Self {
             vcpus: vec![VcpuAccount::default(); usize::from(vcpus)],
+            totals: vec![Totals::default(); usize::from(vcpus)],
             events,
             pipeline: Pipeline::default(),
             cookies: Cookies::default(),
+            guest: None,
             kernel: None,
-            faults: Faults::default(),
+            lists: Lists::default(),
+            held: Vec::new(),
+            last_ticket: 0,
+            faults: FaultLog::default(),
             said_hello: false,
             quiesced: false,
             requests: 0,
             buffers_unread: 0,
             other_kicks: 0,
             bad_doorbells: 0,
+            segments: Segments::default(),
+            scratch: Scratch::default(),
+            request_bytes: Vec::new(),
         }
     }
 
-    pub fn fault(&mut self, fault: Fault, context: impl FnOnce() -> String) {
+    pub fn fault(&self, fault: Fault, context: impl FnOnce() -> String) {
         self.faults.count(fault, context);
     }
 
@@ -75,7 +110,9 @@ impl Engine {
     }
 
     pub fn account(&self) -> Account {
-        let sum = |figure: fn(&VcpuAccount) -> u64| self.vcpus.iter().map(figure).sum::<u64>();
+        let sum = |figure: fn(&VcpuAccount) -> u64| {
+            self.vcpus.iter().map(figure).fold(0, u64::wrapping_add)
+        };
         Account {
             said_hello: self.said_hello,
             received: sum(|vcpu| vcpu.received),
@@ -93,7 +130,7 @@ impl Engine {
             doorbells: sum(|vcpu| vcpu.doorbells) + self.bad_doorbells,
             syncs: sum(|vcpu| vcpu.syncs),
             cookies: self.cookies.len() as u64,
-            faults: self.faults.clone(),
+            faults: self.faults.snapshot(),
             vcpus: self.vcpus.clone(),
         }
     }
@@ -114,11 +151,13 @@ impl Engine {
 
     /// `queue` was notified.
     pub fn kick<M: GuestMemoryBackend>(&mut self, queue: u16, link: Option<&mut Link<M>>) {
-        if queue == CONTROL_QUEUE {
+        let Some(vcpu) = queue.checked_sub(sample_queue(0)) else {
             self.other_kicks += 1;
+            if let Some(link) = link {
+                self.control(link);
+            }
             return;
-        }
-        let vcpu = queue - 1;
+        };
         let Some(account) = self.vcpus.get_mut(usize::from(vcpu)) else {
             self.other_kicks += 1;
             self.fault(Fault::BadKick, || format!("queue {queue}"));
@@ -130,16 +169,23 @@ impl Engine {
         }
     }
 
-    /// The periodic sync.
+    /// The periodic sync. It also looks for requests, in case a notification went astray.
     pub fn tick<M: GuestMemoryBackend>(&mut self, link: Option<&mut Link<M>>) {
-        if let Some(link) = link {
-            self.sync_all(link);
+        let Some(link) = link else {
+            return;
+        };
+        if link.pending(CONTROL_QUEUE, &self.faults) != 0 {
+            self.control(link);
         }
+        self.sync_all(link);
     }
 
     /// The device goes inactive.
     pub fn reset<M: GuestMemoryBackend>(&mut self, link: &mut Link<M>) {
         self.sync_all(link);
+        self.forget_guest(link);
+        self.held.clear();
+        self.quiesced = false;
     }
 
     fn sync_all<M: GuestMemoryBackend>(&mut self, link: &mut Link<M>) {
@@ -148,29 +194,112 @@ impl Engine {
         }
     }
 
-    /// Takes what is in a vCPU's sample queue now.
+    /// Takes what is in a vCPU's sample queue now; what arrives meanwhile waits for the next sync.
     fn sync_vcpu<M: GuestMemoryBackend>(&mut self, vcpu: u16, link: &mut Link<M>) {
-        let queue = sample_queue(vcpu);
-        let pending = link.pending(queue, &mut self.faults);
-        self.discard(vcpu, pending, link);
-        link.finish(queue, pending != 0, &mut self.faults);
+        let pending = link.pending(sample_queue(vcpu), &self.faults);
+        if let Some(account) = self.vcpus.get_mut(usize::from(vcpu)) {
+            account.syncs += 1;
+        }
+        let freed = match self.guest.take() {
+            None => {
+                self.discard(vcpu, pending, link);
+                return;
+            }
+            // An empty sync writes no words, so an idle guest fills no buffer, but it counts for the mortuary.
+            Some(guest) if pending == 0 => {
+                self.guest = Some(guest);
+                self.pipeline.mortuary_mut().mark(vcpu)
+            }
+            Some(mut guest) => {
+                let freed = self.resolve(vcpu, pending, &mut guest, link);
+                self.guest = Some(guest);
+                freed
+            }
+        };
+        self.release(&freed, link);
     }
 
-    /// Completes buffers unread.
-    fn discard<M: GuestMemoryBackend>(&mut self, vcpu: u16, pending: u16, link: &mut Link<M>) {
+    /// Feeds the pipeline with the buffers of one sync; returns what the mortuary freed.
+    fn resolve<M: GuestMemoryBackend>(
+        &mut self,
+        vcpu: u16,
+        pending: u16,
+        guest: &mut Guest,
+        link: &mut Link<M>,
+    ) -> Vec<Ticket> {
         let queue = sample_queue(vcpu);
         let memory = Arc::clone(&link.memory);
+        let mut events = self.events.lock();
+        let mut sync = self.pipeline.begin(vcpu, &mut events);
+        let mut world = GuestWorld::new(guest, &*memory, &mut self.cookies, &self.faults);
         for _ in 0..pending {
-            let Some(ring) = link.queues.get_mut(usize::from(queue)) else {
-                return;
+            let segments = &mut self.segments;
+            let Some((head, collected)) =
+                link.take(queue, MAX_BUFFER_BYTES, segments, &self.faults)
+            else {
+                break;
             };
-            let head = match chain::take(ring, &*memory) {
-                Ok(Some(chain)) => chain.head_index(),
-                Ok(None) | Err(_) => return,
+            let buffer = collected
+                .map_err(BufferError::from)
+                .and_then(|()| self.scratch.read(&*memory, &self.segments, vcpu));
+            let index = usize::from(vcpu);
+            match (
+                buffer,
+                self.vcpus.get_mut(index),
+                self.totals.get_mut(index),
+            ) {
+                (Ok(buffer), Some(account), Some(totals)) => {
+                    account.buffers += 1;
+                    let before = sync.account().samples();
+                    sync.boundary();
+                    for entry in buffer.entries() {
+                        match entry {
+                            Ok(entry) => sync.entry(&mut world, entry),
+                            Err(error) => self
+                                .faults
+                                .count(Fault::CutBuffer, || format!("vCPU {vcpu}: {error:?}")),
+                        }
+                    }
+                    let decoded = sync.account().samples() - before;
+                    totals.settle(&buffer, decoded, account, &self.faults);
+                }
+                (buffer, account, _) => {
+                    if let Some(account) = account {
+                        account.buffers += 1;
+                    }
+                    self.buffers_unread += 1;
+                    if let Err(error) = buffer {
+                        self.faults
+                            .count(error.fault(), || format!("vCPU {vcpu}: {error}"));
+                    }
+                }
+            }
+            // The buffer is the driver's again: nothing refers into it any more.
+            link.complete(queue, head, 0, &self.faults);
+        }
+        let freed = sync.end();
+        link.finish(queue, true, &self.faults);
+        freed
+    }
+
+    /// Completes the buffers of a driver that has not said hello, unread.
+    fn discard<M: GuestMemoryBackend>(&mut self, vcpu: u16, pending: u16, link: &mut Link<M>) {
+        if pending == 0 {
+            return;
+        }
+        let queue = sample_queue(vcpu);
+        for _ in 0..pending {
+            let segments = &mut self.segments;
+            let Some((head, _)) = link.take(queue, MAX_BUFFER_BYTES, segments, &self.faults) else {
+                break;
             };
+            if let Some(account) = self.vcpus.get_mut(usize::from(vcpu)) {
+                account.buffers += 1;
+            }
             self.buffers_unread += 1;
             self.fault(Fault::BufferBeforeHello, || format!("vCPU {vcpu}"));
-            link.complete(queue, head, 0, &mut self.faults);
+            link.complete(queue, head, 0, &self.faults);
         }
+        link.finish(queue, true, &self.faults);
     }
 }

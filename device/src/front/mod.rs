@@ -1,6 +1,5 @@
 //! The virtio side: configuration space, virtqueues, doorbell, and what ties them to the profiling engine.
 
-#[allow(dead_code, reason = "requests and sample buffers are read with it")]
 pub(crate) mod chain;
 pub(crate) mod config;
 mod device;

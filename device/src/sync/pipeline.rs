@@ -155,6 +155,12 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
         }
     }
 
+    /// Where each entry ended so far.
+    #[must_use]
+    pub const fn account(&self) -> &Account {
+        &self.pipeline.account
+    }
+
     /// Ends the sync: marks the vCPU, and returns what is free now that it has been synced.
     #[must_use = "what is returned is free"]
     pub fn end(self) -> Vec<T> {

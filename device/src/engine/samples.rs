@@ -1,0 +1,186 @@
+//! Sample buffers: from a descriptor chain to a header and words.
+
+use oprofile_wire::PROTOCOL_VERSION;
+use oprofile_wire::sample::{
+    BufferHeader, ENTRY_WORDS, Entries, Entry, EntryError, MAGIC, WORD_BYTES,
+};
+use thiserror::Error;
+use vm_memory::GuestMemoryBackend;
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::account::VcpuAccount;
+use crate::fault::{Fault, FaultLog};
+use crate::front::chain::{ChainError, Segments};
+
+/// Most samples of one kind that a buffer's header may add to a counter: more than a guest can take between two buffers,
+/// and so few that no counter wraps in the life of a host.
+const MAX_DELTA: u64 = u32::MAX as u64;
+
+/// Why a sample buffer is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(super) enum BufferError {
+    /// Its chain cannot be copied.
+    #[error("Sample buffer's chain cannot be copied")]
+    Chain(#[from] ChainError),
+    /// Descriptors that the device could write into.
+    #[error("Sample buffer has writable descriptors")]
+    Writable,
+    /// Shorter than a header or no multiple of 8.
+    #[error("Sample buffer has {0} bytes")]
+    Length(usize),
+    /// Another magic number or version.
+    #[error("Sample buffer has another magic number or version")]
+    Version,
+    /// Header and entries do not fill the buffer.
+    #[error("Header of {header} bytes and entries of {entries} do not make {total}")]
+    Sizes {
+        /// Bytes of the header.
+        header: u16,
+        /// Bytes of entries.
+        entries: u32,
+        /// Bytes of the buffer.
+        total: usize,
+    },
+    /// On the queue of another vCPU.
+    #[error("Sample buffer is of vCPU {0}")]
+    Vcpu(u32),
+}
+
+impl BufferError {
+    pub const fn fault(self) -> Fault {
+        match self {
+            Self::Chain(_) | Self::Writable => Fault::BadChain,
+            Self::Length(_) | Self::Version | Self::Sizes { .. } | Self::Vcpu(_) => {
+                Fault::BadBuffer
+            }
+        }
+    }
+}
+
+/// Words that a buffer is copied into; reused from buffer to buffer.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    words: Vec<u64>,
+}
+
+/// A buffer whose header makes sense.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Buffer<'a> {
+    pub header: BufferHeader,
+    words: &'a [u64],
+}
+
+impl Scratch {
+    /// Copies a buffer and checks its header; it must be of `vcpu`.
+    pub fn read<M: GuestMemoryBackend>(
+        &mut self,
+        memory: &M,
+        segments: &Segments,
+        vcpu: u16,
+    ) -> Result<Buffer<'_>, BufferError> {
+        if segments.is_writable() {
+            return Err(BufferError::Writable);
+        }
+        let total = segments.readable_bytes();
+        if total < size_of::<BufferHeader>() || !total.is_multiple_of(WORD_BYTES) {
+            return Err(BufferError::Length(total));
+        }
+        // Grows to the largest buffer that came (bounded by the chain's cap) and never shrinks.
+        self.words.resize(total / WORD_BYTES, 0);
+        segments.read(memory, self.words.as_mut_bytes())?;
+        let (header, _) = BufferHeader::read_from_prefix(self.words.as_bytes())
+            .map_err(|_| BufferError::Length(total))?;
+        if header.magic.get() != MAGIC || header.version.get() != PROTOCOL_VERSION {
+            return Err(BufferError::Version);
+        }
+        if header.vcpu.get() != u32::from(vcpu) {
+            return Err(BufferError::Vcpu(header.vcpu.get()));
+        }
+        let (header_bytes, entry_bytes) = (header.header_bytes.get(), header.entry_bytes.get());
+        let sizes = BufferError::Sizes {
+            header: header_bytes,
+            entries: entry_bytes,
+            total,
+        };
+        let start = usize::from(header_bytes);
+        let fits = start >= size_of::<BufferHeader>()
+            && start.is_multiple_of(WORD_BYTES)
+            && start.checked_add(entry_bytes as usize) == Some(total);
+        let words = match self.words.get_mut(start / WORD_BYTES..) {
+            Some(words) if fits => words,
+            _ => return Err(sizes),
+        };
+        for word in &mut *words {
+            *word = u64::from_le(*word);
+        }
+        Ok(Buffer { header, words })
+    }
+}
+
+impl<'a> Buffer<'a> {
+    pub const fn entries(&self) -> impl Iterator<Item = Result<Entry<'a>, EntryError>> + use<'a> {
+        Entries::new(self.words)
+    }
+
+    /// Samples that the header claims, as far as there can be.
+    pub fn claimed(&self) -> u64 {
+        let most = self.words.len() / ENTRY_WORDS;
+        u64::from(self.header.samples.get()).min(most as u64)
+    }
+}
+
+/// What a vCPU's driver told with its last buffer. All 0 when it starts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Totals {
+    next_sequence: u64,
+    lost: u64,
+    aborted: u64,
+    invalid: u64,
+}
+
+impl Totals {
+    /// Takes the counters of a buffer of which `decoded` samples were found, and gives each sample that is not among them
+    /// its end.
+    pub fn settle(
+        &mut self,
+        buffer: &Buffer<'_>,
+        decoded: u64,
+        account: &mut VcpuAccount,
+        faults: &FaultLog,
+    ) {
+        let header = &buffer.header;
+        let vcpu = header.vcpu.get();
+        let sequence = header.sequence.get();
+        if sequence != self.next_sequence {
+            let expected = self.next_sequence;
+            faults.count(Fault::SequenceGap, || {
+                format!("vCPU {vcpu}: buffer {sequence}, not {expected}")
+            });
+        }
+        self.next_sequence = sequence.wrapping_add(1);
+        let claimed = buffer.claimed();
+        if claimed != decoded {
+            faults.count(Fault::SampleCount, || {
+                format!("vCPU {vcpu}: {decoded} samples, not {claimed}")
+            });
+        }
+        let malformed = claimed.saturating_sub(decoded);
+        let delta = |last: &mut u64, now: u64| {
+            let delta = now.checked_sub(*last).filter(|&delta| delta <= MAX_DELTA);
+            *last = now;
+            delta.unwrap_or_else(|| {
+                faults.count(Fault::BadCounter, || format!("vCPU {vcpu}"));
+                0
+            })
+        };
+        let lost = delta(&mut self.lost, header.lost.get());
+        let invalid = delta(&mut self.invalid, header.invalid.get());
+        let aborted = delta(&mut self.aborted, header.aborted.get());
+        account.guest_received = header.received.get();
+        account.malformed += malformed;
+        account.lost += lost;
+        account.invalid += invalid;
+        account.aborted += aborted;
+        account.received += decoded + malformed + lost + invalid;
+    }
+}

@@ -1,0 +1,98 @@
+//! The guest's memory: from a task pointer and an address to a file and an offset.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`memory`] | bounded copies out of RAM, within a budget of work |
+//! | [`paging`] | x86-64 page tables |
+//! | [`space`] | kernel pointers: proven linear map, page walks with a small TLB |
+//! | [`layout`] | the layout descriptor, typed and checked |
+//! | `task`, `vma`, `path` | the objects: task → address space → VMA → file → path |
+//! | `world` | all of it as the pipeline's [`World`](crate::sync::World), with the rules for a guest that runs meanwhile |
+//!
+//! Everything that is read is the guest's and may be wrong: loops have bounds, lengths have caps, and a question that
+//! cannot be answered within a few tries is *raced*.
+
+pub mod layout;
+pub mod memory;
+pub mod paging;
+pub mod space;
+
+mod path;
+mod task;
+mod vma;
+mod walker;
+mod world;
+
+use thiserror::Error;
+use vm_memory::GuestMemoryBackend;
+
+pub use vma::MAX_VMAS;
+pub(crate) use world::GuestWorld;
+
+use layout::Layout;
+use memory::Ram;
+use space::{Description, KernelSpace};
+use walker::Walker;
+
+/// Work to check a description with: a few page walks and a task.
+const WORK_TO_CHECK: u32 = 1_024;
+
+/// Why a kernel's description is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(crate) enum DescriptionError {
+    /// The image's range is empty, or not in the kernel's half.
+    #[error("The kernel's image or user space has no sensible range")]
+    Range,
+    /// The root is not aligned or not in RAM, or does not map the kernel's image.
+    #[error("The page table root does not map the kernel's image")]
+    Root,
+    /// The initial task cannot be read.
+    #[error("The initial task cannot be read")]
+    InitTask,
+}
+
+/// A guest whose hello has been accepted.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    space: KernelSpace,
+    layout: Layout,
+}
+
+impl Guest {
+    /// Checks `description` against `memory`: its tables must map the first byte of the image, and the initial task, when
+    /// there is one (not 0), must be readable through them.
+    pub fn new<M: GuestMemoryBackend>(
+        memory: &M,
+        description: Description,
+        layout: Layout,
+        init_task: u64,
+    ) -> Result<Self, DescriptionError> {
+        let Description {
+            root,
+            levels,
+            kernel_start,
+            kernel_end,
+            user_end,
+            ..
+        } = description;
+        if user_end == 0 || kernel_start < user_end || kernel_end <= kernel_start {
+            return Err(DescriptionError::Range);
+        }
+        let mut ram = Ram::new(memory, WORK_TO_CHECK);
+        let mapped = paging::translate(&mut ram, levels, root, kernel_start);
+        if root & 0xfff != 0 || mapped.is_err() {
+            return Err(DescriptionError::Root);
+        }
+        let mut space = KernelSpace::new(description);
+        if init_task != 0 {
+            space.prove_linear(&mut ram, init_task);
+            let mut walker = Walker {
+                ram,
+                space: &mut space,
+                layout,
+            };
+            task::read(&mut walker, init_task).map_err(|_| DescriptionError::InitTask)?;
+        }
+        Ok(Self { space, layout })
+    }
+}

@@ -1,0 +1,242 @@
+//! Files: what they are, and their paths.
+
+use vm_memory::GuestMemoryBackend;
+
+use super::layout::MountLayout;
+use super::walker::{Stop, Walker};
+use crate::cookies::FileKey;
+use crate::fault::Fault;
+
+/// Longest name of a directory entry (Linux's `NAME_MAX`).
+const MAX_NAME: usize = 255;
+
+/// Longest path (Linux's `PATH_MAX`).
+const MAX_PATH: usize = 4_096;
+
+/// Most steps, over names and mounts together, from a file up to the root.
+const MAX_STEPS: u32 = 256;
+
+/// A file as the guest has it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FileFacts {
+    pub key: FileKey,
+    pub deleted: bool,
+}
+
+/// A copy of a directory entry, whole in itself.
+struct Dentry {
+    parent: u64,
+    inode: u64,
+    /// Not in its directory any more; false when the layout does not tell.
+    is_unlinked: bool,
+    name: [u8; MAX_NAME],
+    name_length: usize,
+}
+
+impl Dentry {
+    fn name(&self) -> &[u8] {
+        self.name.get(..self.name_length).unwrap_or_default()
+    }
+
+    /// Copies the entry at `pointer` and its name; a rename meanwhile shows in its sequence number.
+    fn read<M: GuestMemoryBackend>(walker: &mut Walker<'_, M>, pointer: u64) -> Result<Self, Stop> {
+        let layout = walker.layout.dentry;
+        let copied = walker.window(pointer, layout.window, Fault::BadPath)?;
+        let sequence = layout.sequence.map(|offset| copied.u32(offset));
+        if sequence.is_some_and(|sequence| sequence % 2 != 0) {
+            return Err(Stop::Changed);
+        }
+        let mut dentry = Self {
+            parent: copied.u64(layout.parent),
+            inode: layout.inode.map_or(0, |offset| copied.u64(offset)),
+            is_unlinked: layout
+                .hash_link
+                .is_some_and(|offset| copied.u64(offset) == 0),
+            name: [0; MAX_NAME],
+            name_length: copied.u32(layout.name_length) as usize,
+        };
+        let bad = Stop::Bad(Fault::BadPath, pointer);
+        let name = dentry.name.get_mut(..dentry.name_length).ok_or(bad)?;
+        if !name.is_empty() {
+            walker.bytes(copied.u64(layout.name), name, Fault::BadPath)?;
+        }
+        if let Some(offset) = layout.sequence {
+            let again = walker.window(pointer, layout.window, Fault::BadPath)?;
+            if sequence != Some(again.u32(offset)) {
+                return Err(Stop::Changed);
+            }
+        }
+        Ok(dentry)
+    }
+}
+
+/// A path that is built from its end.
+struct PathBuilder {
+    bytes: [u8; MAX_PATH],
+    start: usize,
+}
+
+impl PathBuilder {
+    const fn new() -> Self {
+        Self {
+            bytes: [0; MAX_PATH],
+            start: MAX_PATH,
+        }
+    }
+
+    /// Puts `part` in front; `None` when the path would become too long.
+    fn prepend(&mut self, part: &[u8]) -> Option<()> {
+        let start = self.start.checked_sub(part.len())?;
+        self.bytes.get_mut(start..self.start)?.copy_from_slice(part);
+        self.start = start;
+        Some(())
+    }
+
+    fn finish(&self) -> Vec<u8> {
+        self.bytes.get(self.start..).unwrap_or_default().to_vec()
+    }
+}
+
+/// Where a step up from a directory entry leads.
+enum Up {
+    /// To this entry, on the same mount.
+    Parent(u64),
+    /// To this entry on that mount: what was left is the root of a mount and gives no name.
+    Mounted { dentry: u64, mount: u64 },
+    /// Nowhere: the path is absolute.
+    Root,
+    /// Nowhere, though it is no mount's root: a file in no directory (memfd, shared memory).
+    Detached,
+}
+
+fn up<M: GuestMemoryBackend>(
+    walker: &mut Walker<'_, M>,
+    pointer: u64,
+    dentry: &Dentry,
+    mount: u64,
+) -> Result<Up, Stop> {
+    let is_top = dentry.parent == pointer;
+    let Some(layout) = walker.layout.mount else {
+        // Without mounts the one tree ends at the entry that is its own parent.
+        return Ok(if is_top {
+            Up::Root
+        } else {
+            Up::Parent(dentry.parent)
+        });
+    };
+    let visible = mount
+        .checked_add(u64::from(layout.visible))
+        .ok_or(Stop::Bad(Fault::BadPath, mount))?;
+    if walker.u64(visible, layout.root, Fault::BadPath)? == pointer {
+        let parent = walker.u64(mount, layout.parent, Fault::BadPath)?;
+        if parent == mount {
+            return Ok(Up::Root);
+        }
+        let dentry = walker.u64(mount, layout.point, Fault::BadPath)?;
+        let mount = parent;
+        return Ok(Up::Mounted { dentry, mount });
+    }
+    Ok(if is_top {
+        Up::Detached
+    } else {
+        Up::Parent(dentry.parent)
+    })
+}
+
+/// The mount that `file` was opened through, from the pointer to its visible part.
+fn mount_of<M: GuestMemoryBackend>(
+    walker: &mut Walker<'_, M>,
+    file: u64,
+    layout: Option<MountLayout>,
+) -> Result<u64, Stop> {
+    let Some(layout) = layout else {
+        return Ok(0);
+    };
+    let visible = walker.u64(file, layout.of_file, Fault::BadPath)?;
+    visible
+        .checked_sub(u64::from(layout.visible))
+        .ok_or(Stop::Bad(Fault::BadPath, file))
+}
+
+/// Follows the entry `leaf` up to the root.
+fn path<M: GuestMemoryBackend>(
+    walker: &mut Walker<'_, M>,
+    leaf: (u64, &Dentry),
+    mount: u64,
+) -> Result<Vec<u8>, Stop> {
+    let too_long = Stop::Bad(Fault::BadPath, leaf.0);
+    let mut path = PathBuilder::new();
+    let (mut pointer, mut mount) = (leaf.0, mount);
+    let mut current = None;
+    for _ in 0..MAX_STEPS {
+        let dentry = current.as_ref().unwrap_or(leaf.1);
+        match up(walker, pointer, dentry, mount)? {
+            Up::Parent(parent) => {
+                path.prepend(dentry.name()).ok_or(too_long)?;
+                path.prepend(b"/").ok_or(too_long)?;
+                pointer = parent;
+            }
+            Up::Mounted {
+                dentry,
+                mount: parent,
+            } => {
+                pointer = dentry;
+                mount = parent;
+            }
+            Up::Root => {
+                let path = path.finish();
+                return Ok(if path.is_empty() { b"/".to_vec() } else { path });
+            }
+            Up::Detached => {
+                path.prepend(dentry.name()).ok_or(too_long)?;
+                return Ok(path.finish());
+            }
+        }
+        current = Some(Dentry::read(walker, pointer)?);
+    }
+    Err(too_long)
+}
+
+/// Reads what `file` is: its identity and path.
+pub(super) fn read_file<M: GuestMemoryBackend>(
+    walker: &mut Walker<'_, M>,
+    file: u64,
+) -> Result<FileFacts, Stop> {
+    let layout = walker.layout;
+    let dentry_pointer = walker.u64(file, layout.file.dentry, Fault::BadPath)?;
+    let mount = mount_of(walker, file, layout.mount)?;
+    let dentry = Dentry::read(walker, dentry_pointer)?;
+    let inode = match layout.file.inode {
+        Some(offset) => walker.u64(file, offset, Fault::BadPath)?,
+        None => dentry.inode,
+    };
+    let mut key = FileKey {
+        mount,
+        dentry: dentry_pointer,
+        inode_pointer: inode,
+        inode: 0,
+        generation: 0,
+        device: 0,
+        path: Vec::new(),
+    };
+    if inode != 0 {
+        if let Some(offset) = layout.inode.number {
+            key.inode = walker.u64(inode, offset, Fault::BadPath)?;
+        }
+        if let Some(offset) = layout.inode.generation {
+            key.generation = walker.u32(inode, offset, Fault::BadPath)?;
+        }
+        if let Some((super_block, device)) = layout.inode.device {
+            let super_block = walker.u64(inode, super_block, Fault::BadPath)?;
+            key.device = walker.u32(super_block, device, Fault::BadPath)?;
+        }
+    }
+    let is_top = dentry.parent == dentry_pointer;
+    key.path = path(walker, (dentry_pointer, &dentry), mount)?;
+    // A root is never hashed, yet not deleted; a file in no directory is shown as deleted by Linux too.
+    let deleted = dentry.is_unlinked && !(is_top && key.path == b"/");
+    if walker.u64(file, layout.file.dentry, Fault::BadPath)? != dentry_pointer {
+        return Err(Stop::Changed);
+    }
+    Ok(FileFacts { key, deleted })
+}

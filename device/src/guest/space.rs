@@ -1,0 +1,277 @@
+//! The kernel's address space: where its pointers lead.
+
+use thiserror::Error;
+use vm_memory::GuestMemoryBackend;
+
+use super::memory::{MemoryError, Ram};
+use super::paging::{self, Levels, WalkError};
+
+/// Pages that the software TLB remembers, a power of two: kernel objects of one sync that lie outside the linear map.
+const TLB_ENTRIES: usize = 64;
+
+/// How often a linear map is looked for before every pointer is walked: each try costs a few walks.
+const MAX_PROOFS: u32 = 16;
+
+/// Alignment of a linear map that is derived and not told: Linux aligns it to 1 GiB also with KASLR.
+const DERIVED_ALIGNMENT: u64 = 1 << 30;
+
+const PAGE_BYTES: u64 = 4096;
+
+/// What the driver tells of the kernel's address space; checked before it is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// GPA of the kernel's top-level page table.
+    pub root: u64,
+    /// Levels of its page tables.
+    pub levels: Levels,
+    /// GVA of the linear map, or 0 when it was not told.
+    pub linear_base: u64,
+    /// GVA of the first byte of the kernel image.
+    pub kernel_start: u64,
+    /// GVA behind the last byte of the kernel image.
+    pub kernel_end: u64,
+    /// GVA behind the last byte of user space.
+    pub user_end: u64,
+}
+
+/// Why a kernel object cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ObjectError {
+    /// A pointer that no kernel object can have: null, in user space, or with wrapping fields.
+    #[error("Pointer {0:#x} is not in the kernel's half")]
+    NotKernel(u64),
+    /// No translation.
+    #[error("Pointer {pointer:#x} leads nowhere")]
+    Walk {
+        /// The pointer.
+        pointer: u64,
+        /// Why.
+        source: WalkError,
+    },
+    /// Translated, but not RAM; or too much work.
+    #[error("Object cannot be read")]
+    Memory(#[from] MemoryError),
+}
+
+impl ObjectError {
+    /// Whether the work budget ended the read.
+    #[must_use]
+    pub const fn is_over_budget(self) -> bool {
+        matches!(
+            self,
+            Self::Memory(MemoryError::OverBudget)
+                | Self::Walk {
+                    source: WalkError::Memory(MemoryError::OverBudget),
+                    ..
+                }
+        )
+    }
+}
+
+/// The linear map, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Linear {
+    /// Not proven; tries left.
+    Unproven(u32),
+    /// `gpa = gva - base` for all of `[base, base + bytes)`: proven by page walks at two points.
+    Proven { base: u64, bytes: u64 },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct TlbEntry {
+    /// GVA of the page; 1 (never a page's) when empty.
+    page: u64,
+    gpa: u64,
+}
+
+/// Translates kernel pointers: by subtraction within the proven linear map, by page walk elsewhere.
+#[derive(Clone, Debug)]
+pub struct KernelSpace {
+    description: Description,
+    linear: Linear,
+    tlb: [TlbEntry; TLB_ENTRIES],
+}
+
+const EMPTY: TlbEntry = TlbEntry { page: 1, gpa: 0 };
+
+impl KernelSpace {
+    /// A space whose linear map is still to be proven.
+    #[must_use]
+    pub const fn new(description: Description) -> Self {
+        Self {
+            description,
+            linear: Linear::Unproven(MAX_PROOFS),
+            tlb: [EMPTY; TLB_ENTRIES],
+        }
+    }
+
+    /// What it was made of.
+    #[must_use]
+    pub const fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Forgets translations, for the kernel may change its tables between syncs. The linear map never changes.
+    pub const fn flush(&mut self) {
+        self.tlb = [EMPTY; TLB_ENTRIES];
+    }
+
+    /// Base of the linear map once it is proven.
+    #[must_use]
+    pub const fn linear_base(&self) -> Option<u64> {
+        match self.linear {
+            Linear::Proven { base, .. } => Some(base),
+            Linear::Unproven(_) => None,
+        }
+    }
+
+    fn walk<M: GuestMemoryBackend>(
+        &self,
+        ram: &mut Ram<'_, M>,
+        gva: u64,
+    ) -> Result<u64, WalkError> {
+        let Description { levels, root, .. } = self.description;
+        Ok(paging::translate(ram, levels, root, gva)?.gpa)
+    }
+
+    /// Tries to prove the linear map with `pointer`, a kernel object's, in case it lies in it.
+    ///
+    /// A base that the driver told is believed when the page tables translate two points of it, the root table's and
+    /// that of `pointer`'s object, as the map says. One that is derived from `pointer` itself must also be aligned as Linux
+    /// aligns it and hold for the last page of RAM: the kernel image is a linear map too, but a short one.
+    pub fn prove_linear<M: GuestMemoryBackend>(&mut self, ram: &mut Ram<'_, M>, pointer: u64) {
+        let Linear::Unproven(tries) = self.linear else {
+            return;
+        };
+        let Some(tries) = tries.checked_sub(1) else {
+            return;
+        };
+        self.linear = Linear::Unproven(tries);
+        let Ok(gpa) = self.walk(ram, pointer) else {
+            return;
+        };
+        let bytes = ram.end();
+        let told = self.description.linear_base;
+        let last_page = bytes.saturating_sub(1) & !(PAGE_BYTES - 1);
+        let root = self.description.root & !(PAGE_BYTES - 1);
+        let (base, points) = if told != 0 {
+            (told, [root, gpa, gpa])
+        } else {
+            (pointer.wrapping_sub(gpa), [root, gpa, last_page])
+        };
+        let aligned = told != 0 || base.is_multiple_of(DERIVED_ALIGNMENT);
+        let in_kernel_half = base >= self.description.user_end && base.checked_add(bytes).is_some();
+        let mut holds = |gpa: u64| self.walk(ram, base.wrapping_add(gpa)) == Ok(gpa);
+        if aligned && in_kernel_half && points.into_iter().all(&mut holds) {
+            self.linear = Linear::Proven { base, bytes };
+        }
+    }
+
+    /// GPA of `gva`, and how many bytes from there on lie together.
+    #[inline]
+    fn translate<M: GuestMemoryBackend>(
+        &mut self,
+        ram: &mut Ram<'_, M>,
+        gva: u64,
+    ) -> Result<(u64, u64), WalkError> {
+        if let Linear::Proven { base, bytes } = self.linear {
+            let gpa = gva.wrapping_sub(base);
+            if gpa < bytes {
+                return Ok((gpa, bytes - gpa));
+            }
+        }
+        let offset = gva & (PAGE_BYTES - 1);
+        let page = gva - offset;
+        let slot = usize::try_from(gva / PAGE_BYTES % TLB_ENTRIES as u64).unwrap_or(0);
+        let mut entry = self.tlb[slot];
+        if entry.page != page {
+            let gpa = self.walk(ram, page)?;
+            entry = TlbEntry { page, gpa };
+            self.tlb[slot] = entry;
+        }
+        Ok((entry.gpa + offset, PAGE_BYTES - offset))
+    }
+
+    /// Copies from kernel address `gva` on.
+    ///
+    /// # Errors
+    /// When the range is not in the kernel's half, or a part of it has no translation or is not RAM.
+    #[inline]
+    pub fn read<M: GuestMemoryBackend>(
+        &mut self,
+        ram: &mut Ram<'_, M>,
+        gva: u64,
+        into: &mut [u8],
+    ) -> Result<(), ObjectError> {
+        let fits = gva.checked_add(into.len() as u64).is_some();
+        if gva < self.description.user_end || !fits {
+            return Err(ObjectError::NotKernel(gva));
+        }
+        let (mut at, mut into) = (gva, into);
+        while !into.is_empty() {
+            let (gpa, together) = self
+                .translate(ram, at)
+                .map_err(|source| ObjectError::Walk {
+                    pointer: gva,
+                    source,
+                })?;
+            let count = usize::try_from(together)
+                .unwrap_or(usize::MAX)
+                .min(into.len());
+            let (part, rest) = into.split_at_mut(count);
+            ram.read(gpa, part)?;
+            into = rest;
+            at += count as u64;
+        }
+        Ok(())
+    }
+
+    /// The little-endian word at `object + offset`.
+    ///
+    /// # Errors
+    /// As [`KernelSpace::read`].
+    #[inline]
+    pub fn read_u64<M: GuestMemoryBackend>(
+        &mut self,
+        ram: &mut Ram<'_, M>,
+        object: u64,
+        offset: u32,
+    ) -> Result<u64, ObjectError> {
+        let mut bytes = [0; 8];
+        self.read_field(ram, object, offset, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// The little-endian half word at `object + offset`.
+    ///
+    /// # Errors
+    /// As [`KernelSpace::read`].
+    #[inline]
+    pub fn read_u32<M: GuestMemoryBackend>(
+        &mut self,
+        ram: &mut Ram<'_, M>,
+        object: u64,
+        offset: u32,
+    ) -> Result<u32, ObjectError> {
+        let mut bytes = [0; 4];
+        self.read_field(ram, object, offset, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    #[inline]
+    fn read_field<M: GuestMemoryBackend>(
+        &mut self,
+        ram: &mut Ram<'_, M>,
+        object: u64,
+        offset: u32,
+        into: &mut [u8],
+    ) -> Result<(), ObjectError> {
+        let gva = object
+            .checked_add(u64::from(offset))
+            .ok_or(ObjectError::NotKernel(object))?;
+        if object < self.description.user_end {
+            return Err(ObjectError::NotKernel(object));
+        }
+        self.read(ram, gva, into)
+    }
+}
