@@ -1,0 +1,299 @@
+//! From files to a guest that can be entered.
+
+pub mod cmdline;
+mod embedded;
+mod kernel;
+pub mod pvh;
+
+use std::borrow::Cow;
+use std::fs;
+use std::io::{self, Cursor};
+use std::path::{Path, PathBuf};
+
+use linux_loader::cmdline::Cmdline;
+use linux_loader::loader::{Elf, KernelLoader, load_cmdline};
+use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+pub use kernel::{KernelError, KernelImage};
+
+use crate::config::{Source, VmConfig};
+use crate::memory::Layout;
+
+/// The initrd starts on a page.
+const PAGE: u64 = 4096;
+
+/// Why the guest cannot be booted.
+#[derive(Debug, Error)]
+pub enum BootError {
+    /// A file cannot be read.
+    #[error("Cannot read {what} {}", path.display())]
+    Read {
+        /// "kernel" or "initrd".
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel is unusable.
+    #[error("Kernel {name} cannot be booted")]
+    Kernel {
+        /// The file.
+        name: String,
+        /// Why not.
+        #[source]
+        source: KernelError,
+    },
+    /// This program carries no guest.
+    #[error("This build carries no guest of its own; name one with --kernel and --initrd")]
+    NoEmbeddedGuest,
+    /// The kernel does not fit.
+    #[error(
+        "The kernel needs guest memory up to {needed:#x}, there are {available} MiB below the hole; use a larger --memory",
+        available = available >> 20
+    )]
+    KernelTooBig {
+        /// Where it ends.
+        needed: u64,
+        /// End of low RAM.
+        available: u64,
+    },
+    /// The initrd does not fit beside the kernel.
+    #[error(
+        "The initrd of {size} bytes does not fit into guest memory beside the kernel ({room} bytes are free); use a larger --memory"
+    )]
+    InitrdTooBig {
+        /// Its bytes.
+        size: u64,
+        /// Bytes between kernel and end of low RAM.
+        room: u64,
+    },
+    /// Loading failed although everything had been checked.
+    #[error("Cannot load the kernel into guest memory")]
+    Load(#[source] linux_loader::loader::Error),
+    /// As [`BootError::Load`].
+    #[error("Cannot write the boot information into guest memory")]
+    Parameters(#[source] linux_loader::configurator::Error),
+    /// As [`BootError::Load`].
+    #[error("Cannot write the initrd into guest memory")]
+    Initrd(#[source] vm_memory::GuestMemoryError),
+}
+
+/// Kernel and initrd, read and checked; neither KVM nor guest memory is needed for that.
+#[derive(Clone, Debug)]
+pub struct BootFiles {
+    kernel: KernelImage,
+    initrd: Option<Cow<'static, [u8]>>,
+}
+
+impl BootFiles {
+    /// Reads what `config` names.
+    ///
+    /// # Errors
+    /// When a file cannot be read or the kernel cannot be booted.
+    pub fn read(config: &VmConfig) -> Result<Self, BootError> {
+        let (name, bytes) = match &config.kernel {
+            Source::File(path) => (path.display().to_string(), read("kernel", path)?.into()),
+            Source::Embedded => (
+                "(built in)".to_owned(),
+                embedded::KERNEL.ok_or(BootError::NoEmbeddedGuest)?.into(),
+            ),
+        };
+        let kernel =
+            KernelImage::new(bytes).map_err(|source| BootError::Kernel { name, source })?;
+        let initrd = match &config.initrd {
+            Some(Source::File(path)) => Some(read("initrd", path)?.into()),
+            Some(Source::Embedded) => {
+                Some(embedded::INITRD.ok_or(BootError::NoEmbeddedGuest)?.into())
+            }
+            None => None,
+        };
+        Ok(Self { kernel, initrd })
+    }
+
+    /// The initrd.
+    pub fn initrd(&self) -> Option<&[u8]> {
+        self.initrd.as_deref()
+    }
+
+    /// Decides where everything goes.
+    ///
+    /// # Errors
+    /// When kernel and initrd do not fit into low RAM.
+    pub fn place(&self, layout: Layout) -> Result<Placement, BootError> {
+        let (needed, available) = (self.kernel.end(), layout.low_end());
+        if needed > available {
+            return Err(BootError::KernelTooBig { needed, available });
+        }
+        let initrd = self.initrd.as_ref().map(|initrd| {
+            let size = initrd.len() as u64;
+            // As high as it goes, so that the kernel can use what follows it.
+            let start = available
+                .checked_sub(size)
+                .map(|start| start - start % PAGE);
+            start
+                .filter(|start| *start >= needed)
+                .map(GuestAddress)
+                .ok_or(BootError::InitrdTooBig {
+                    size,
+                    room: available - needed,
+                })
+        });
+        Ok(Placement {
+            layout,
+            initrd: initrd.transpose()?,
+        })
+    }
+
+    /// Writes kernel, initrd and boot structures into guest memory; returns the GPA of the entry.
+    ///
+    /// # Errors
+    /// When `memory` is not the one that `placement` was made for.
+    pub fn load(
+        &self,
+        memory: &GuestMemoryMmap,
+        placement: &Placement,
+        cmdline: &Cmdline,
+    ) -> Result<u32, BootError> {
+        Elf::load(memory, None, &mut Cursor::new(self.kernel.bytes()), None)
+            .map_err(BootError::Load)?;
+        load_cmdline(memory, GuestAddress(pvh::CMDLINE), cmdline).map_err(BootError::Load)?;
+        let initrd = self.initrd.as_deref().zip(placement.initrd);
+        if let Some((bytes, address)) = initrd {
+            memory
+                .write_slice(bytes, address)
+                .map_err(BootError::Initrd)?;
+        }
+        let module = initrd.map(|(bytes, address)| (address, bytes.len() as u64));
+        pvh::write(memory, placement.layout, module).map_err(BootError::Parameters)?;
+        Ok(self.kernel.entry())
+    }
+}
+
+/// Where the parts go in guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    layout: Layout,
+    initrd: Option<GuestAddress>,
+}
+
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, BootError> {
+    fs::read(path).map_err(|source| BootError::Read {
+        what,
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::GuestMemoryBackend;
+
+    fn files(code: usize, initrd: Option<usize>) -> BootFiles {
+        BootFiles {
+            kernel: KernelImage::new(kernel::tests::kernel(&vec![0x90; code], true).into())
+                .unwrap(),
+            initrd: initrd.map(|size| vec![7; size].into()),
+        }
+    }
+
+    fn config(kernel: &Path, initrd: Option<&Path>) -> VmConfig {
+        VmConfig {
+            kernel: Source::File(kernel.to_owned()),
+            initrd: initrd.map(|path| Source::File(path.to_owned())),
+            cmdline: String::new(),
+            cpus: 1,
+            memory: 4 << 20,
+            oprofile: None,
+        }
+    }
+
+    #[test]
+    fn everything_is_where_the_guest_looks_for_it() {
+        let files = files(100, Some(5000));
+        let layout = Layout::new(4 << 20).unwrap();
+        let memory = layout.reserve().unwrap();
+        let placement = files.place(layout).unwrap();
+        let cmdline = cmdline::build("init=x", 1, &[], None).unwrap();
+        let entry = files.load(&memory, &placement, &cmdline).unwrap();
+        assert_eq!(entry, 0x10_0000);
+        assert_eq!(
+            memory.read_obj::<u8>(GuestAddress(0x10_0063)).unwrap(),
+            0x90
+        );
+        assert_eq!(memory.read_obj::<u8>(GuestAddress(0x10_0064)).unwrap(), 0);
+        let initrd = placement.initrd.unwrap();
+        assert_eq!(initrd.0, (4 << 20) - 0x2000);
+        assert_eq!(
+            memory
+                .read_obj::<u8>(GuestAddress(initrd.0 + 4999))
+                .unwrap(),
+            7
+        );
+        let mut line = [0; 14];
+        memory
+            .read_slice(&mut line, GuestAddress(pvh::CMDLINE))
+            .unwrap();
+        assert_eq!(&line, b"init=x cpus=1\0");
+        assert_eq!(memory.last_addr().0, (4 << 20) - 1);
+    }
+
+    #[test]
+    fn a_kernel_larger_than_memory_is_told_before_anything_is_set_up() {
+        let error = files(2 << 20, None)
+            .place(Layout::new(2 << 20).unwrap())
+            .unwrap_err();
+        assert!(matches!(
+            error,
+            BootError::KernelTooBig {
+                needed: 0x30_0000,
+                ..
+            }
+        ));
+        assert!(error.to_string().contains("--memory"));
+    }
+
+    #[test]
+    fn an_initrd_that_would_overlap_the_kernel_is_refused() {
+        let layout = Layout::new(2 << 20).unwrap();
+        // The kernel takes a page; what is left is one page short of the rest of the MiB.
+        assert!(files(1, Some((1 << 20) - 4096)).place(layout).is_ok());
+        for size in [(1 << 20) - 4095, 1 << 20, 64 << 20] {
+            let error = files(1, Some(size)).place(layout).unwrap_err();
+            assert!(matches!(error, BootError::InitrdTooBig { .. }), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let missing = Path::new("/nonexistent/kernel");
+        let error = BootFiles::read(&config(missing, None)).unwrap_err();
+        assert_eq!(error.to_string(), "Cannot read kernel /nonexistent/kernel");
+
+        let directory = tempfile::tempdir().unwrap();
+        let good = directory.path().join("kernel");
+        fs::write(&good, kernel::tests::kernel(&[0xf4], true)).unwrap();
+        let error =
+            BootFiles::read(&config(&good, Some(Path::new("/nonexistent/initrd")))).unwrap_err();
+        assert_eq!(error.to_string(), "Cannot read initrd /nonexistent/initrd");
+    }
+
+    #[test]
+    fn an_unusable_kernel_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let bad = directory.path().join("script");
+        fs::write(&bad, "#!/bin/sh").unwrap();
+        let error = BootFiles::read(&config(&bad, None)).unwrap_err();
+        assert!(matches!(
+            error,
+            BootError::Kernel {
+                source: KernelError::NotElf,
+                ..
+            }
+        ));
+        assert!(error.to_string().contains("script"));
+    }
+}

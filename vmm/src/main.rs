@@ -1,0 +1,7 @@
+//! `oprofile-vmm`: see [`oprofile_vmm::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    oprofile_vmm::cli::main()
+}

@@ -1,0 +1,193 @@
+//! What a person is told when the guest has ended.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use oprofile_device::Account;
+
+use super::collector::CollectorResult;
+
+/// Everything about a run with the profiling device.
+#[derive(Debug)]
+pub struct Summary {
+    /// From the first entry into the guest to the stop of its last vCPU.
+    pub wall: Duration,
+    /// Exits of all vCPUs to the VMM.
+    pub exits: u64,
+    /// The device's account.
+    pub account: Account,
+    /// The device id in use.
+    pub device_id: u32,
+    /// Where the session is.
+    pub session: PathBuf,
+    /// How it ended; `None` when the collector had panicked.
+    pub collector: Option<CollectorResult>,
+}
+
+impl Summary {
+    /// Whether everything that was collected is in the session directory.
+    pub fn is_complete(&self) -> bool {
+        self.collector
+            .as_ref()
+            .is_some_and(|result| result.error.is_none())
+    }
+
+    fn cost(&self, f: &mut fmt::Formatter<'_>, what: &str, count: u64) -> fmt::Result {
+        let samples = self.account.received;
+        if samples == 0 {
+            return writeln!(f, "  {what:<18}{count:>12}");
+        }
+        let (integer, thousandths) = ratio(count, samples);
+        writeln!(
+            f,
+            "  {what:<18}{count:>12}  {integer}.{thousandths:03} per sample"
+        )
+    }
+
+    fn collected(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(result) = &self.collector else {
+            return writeln!(f, "The collector failed; the session is not complete.");
+        };
+        let stats = &result.stats;
+        if stats.lost() != 0 {
+            writeln!(
+                f,
+                "Of {} samples, {} are not in the session:",
+                stats.samples,
+                stats.lost()
+            )?;
+            for (name, count) in stats.pairs() {
+                if count != 0 {
+                    writeln!(f, "  {name:<18}{count:>12}")?;
+                }
+            }
+        }
+        if result.failed_flushes != 0 {
+            writeln!(
+                f,
+                "{} writes of the session failed on the way.",
+                result.failed_flushes
+            )?;
+        }
+        if let Some(error) = &result.error {
+            writeln!(
+                f,
+                "The session is not complete: {}",
+                crate::report::Chain(error)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// `count / samples` as an integer and thousandths.
+fn ratio(count: u64, samples: u64) -> (u64, u64) {
+    let rest = u128::from(count % samples) * 1000 / u128::from(samples);
+    (count / samples, u64::try_from(rest).unwrap_or(999))
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let account = &self.account;
+        writeln!(f, "Wall time {:.3} s", self.wall.as_secs_f64())?;
+        self.cost(f, "exits", self.exits)?;
+        if !account.said_hello {
+            return writeln!(
+                f,
+                "No profile: the guest never said hello to the profiling device. Check that its kernel has the agent, that both \
+                 sides use the same device id (device-id={id} here, oprofile.device-id= in the guest), and that its kernel \
+                 command line still has virtio_mmio.device=.",
+                id = self.device_id
+            );
+        }
+        self.cost(f, "kicks", account.kicks)?;
+        self.cost(f, "doorbells", account.doorbells)?;
+        writeln!(f, "Account of samples:")?;
+        writeln!(f, "  {:<18}{:>12}", "received", account.received)?;
+        for (name, count) in account.ends() {
+            writeln!(f, "  {name:<18}{count:>12}")?;
+        }
+        let verdict = if account.adds_up() {
+            "received = sum of all ends"
+        } else {
+            "DOES NOT ADD UP"
+        };
+        writeln!(f, "  {:<18}{:>12}  {verdict}", "sum", account.ends_sum())?;
+        for (fault, count) in account.faults.iter() {
+            if count != 0 {
+                writeln!(f, "  fault {}: {count}", fault.name())?;
+            }
+        }
+        self.collected(f)?;
+        let session = self.session.display();
+        writeln!(f, "Session: {session}")?;
+        writeln!(f, "Next: opreport --session-dir={session} -l")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oprofile_session::CollectorStats;
+
+    fn summary(said_hello: bool) -> Summary {
+        let mut account = Account {
+            said_hello,
+            received: 200,
+            kicks: 3,
+            lost: 150,
+            ..Account::default()
+        };
+        account.sync.file = 50;
+        Summary {
+            wall: Duration::from_millis(1500),
+            exits: 1000,
+            account,
+            device_id: 63,
+            session: "/tmp/s".into(),
+            collector: Some(CollectorResult {
+                stats: CollectorStats::default(),
+                failed_flushes: 0,
+                error: None,
+            }),
+        }
+    }
+
+    #[test]
+    fn the_account_and_its_cost_are_told() {
+        let text = summary(true).to_string();
+        for part in [
+            "Wall time 1.500 s",
+            "1000  5.000 per sample",
+            "3  0.015 per sample",
+            "received = sum of all ends",
+            "opreport --session-dir=/tmp/s -l",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn an_account_that_does_not_add_up_is_told() {
+        let mut summary = summary(true);
+        summary.account.received += 1;
+        assert!(summary.to_string().contains("DOES NOT ADD UP"));
+    }
+
+    #[test]
+    fn a_guest_that_never_said_hello_gets_advice() {
+        let text = summary(false).to_string();
+        assert!(text.contains("never said hello"));
+        assert!(text.contains("device-id=63"));
+        assert!(!text.contains("opreport"));
+    }
+
+    #[test]
+    fn a_session_without_a_collector_is_incomplete() {
+        let mut summary = summary(true);
+        assert!(summary.is_complete());
+        summary.collector = None;
+        assert!(!summary.is_complete());
+    }
+}

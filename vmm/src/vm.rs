@@ -1,0 +1,376 @@
+//! A virtual machine from its configuration to its end.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
+use oprofile_device::{Device, OpenError};
+use oprofile_session::{Collector, CollectorError, CollectorOptions};
+use thiserror::Error;
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::boot::cmdline::{self, CmdlineError, MmioDevice};
+use crate::boot::{BootError, BootFiles};
+use crate::bus::Overlap;
+use crate::config::{MAX_VCPUS, OptionError, VmConfig};
+use crate::cpu::{self, Buses, EndReport, GuestEnd, SetupError, Vcpu, VcpuThreads};
+use crate::devices::{power, serial};
+use crate::exit_code::ExitCode;
+use crate::kvm::{self, KvmError};
+use crate::memory::{HOLE_START, Layout, MemoryError};
+use crate::oprofile::{CollectorThread, InitrdFiles, ProfilingDevice, Summary, Worker};
+use crate::virtio::VirtioDevice;
+use crate::virtio::mmio::{MmioInterrupt, MmioTransport, QUEUE_NOTIFY, WINDOW_BYTES};
+
+/// The profiling device's window and line; devices to come follow at the next window and line.
+const OPROFILE_WINDOW: MmioDevice = MmioDevice {
+    address: HOLE_START,
+    gsi: 5,
+};
+
+/// How long a guest may take to stop its clocks and hand in its samples. Some timer periods and a few hundred buffers take
+/// milliseconds; a guest that does not answer must not hold the host up.
+const QUIESCE_LIMIT: Duration = Duration::from_millis(500);
+
+/// How often the answer is looked for.
+const QUIESCE_POLL: Duration = Duration::from_millis(2);
+
+/// Why the VM did not start.
+#[derive(Debug, Error)]
+pub enum VmError {
+    /// The number of vCPUs is out of range.
+    #[error("A VM has 1 to {MAX_VCPUS} vCPUs, not {0}")]
+    Cpus(u16),
+    /// `--oprofile-dev` is out of range.
+    #[error("--oprofile-dev cannot be used")]
+    Option(#[source] OptionError),
+    /// The command line.
+    #[error(transparent)]
+    Cmdline(#[from] CmdlineError),
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Kernel or initrd.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// A vCPU.
+    #[error("Cannot set up the vCPUs")]
+    Vcpu(#[source] SetupError),
+    /// The session directory.
+    #[error("Session directory {} cannot be used; the guest was not started", path.display())]
+    Session {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: CollectorError,
+    },
+    /// The event buffer has a reader.
+    #[error("Cannot read the profiling device's events")]
+    Events(#[source] OpenError),
+    /// The kick signal has no handler.
+    #[error("Cannot install the handler of the kick signal")]
+    Kick(#[source] vmm_sys_util::errno::Error),
+    /// Two devices at one address.
+    #[error("The address map is inconsistent")]
+    Overlap(#[from] Overlap),
+    /// The host lacks file descriptors or threads.
+    #[error("Cannot {what}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> VmError {
+    move |source| VmError::Io { what, source }
+}
+
+/// What ends the wait for the guest.
+#[derive(Debug)]
+pub enum Event {
+    /// A vCPU met the guest's end.
+    Ended(EndReport),
+    /// A signal asks for the end.
+    Signal(i32),
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The guest's end; `None` when a signal stopped it.
+    pub end: Option<EndReport>,
+    /// From the first entry to the last exit.
+    pub wall: Duration,
+    /// Exits of all vCPUs.
+    pub exits: u64,
+    /// With the profiling device: what came of it.
+    pub summary: Option<Summary>,
+}
+
+impl Outcome {
+    /// What the program's exit code shall say.
+    pub fn exit_code(&self) -> ExitCode {
+        let complete = self.summary.as_ref().is_none_or(Summary::is_complete);
+        ExitCode::of_run(self.end.as_ref().map(|report| &report.end), complete)
+    }
+}
+
+/// The profiling device and its threads.
+struct Profiling {
+    device: Arc<Device<GuestMemoryMmap>>,
+    device_id: u32,
+    session: PathBuf,
+    worker: Worker,
+    collector: CollectorThread,
+}
+
+/// The ends of the channel that events come through; made before the signals' thread, which needs one.
+pub fn events() -> (Sender<Event>, Receiver<Event>) {
+    channel()
+}
+
+/// Runs a VM to its end. Everything that can be checked without KVM is checked before it is opened, and the session
+/// directory is set up before the guest starts. `sender` and `events` are the ends of one channel.
+///
+/// # Errors
+/// When the guest could not be started.
+pub fn run(
+    config: &VmConfig,
+    sender: Sender<Event>,
+    events: &Receiver<Event>,
+) -> Result<Outcome, VmError> {
+    let cpus = u8::try_from(config.cpus)
+        .ok()
+        .filter(|cpus| (1..=MAX_VCPUS).contains(&u16::from(*cpus)))
+        .ok_or(VmError::Cpus(config.cpus))?;
+    let layout = Layout::new(config.memory)?;
+    let oprofile = config.oprofile.as_ref();
+    let settings = oprofile
+        .map(|option| Ok((option.settings(config.cpus)?, option.checked_device_id()?)))
+        .transpose()
+        .map_err(VmError::Option)?;
+    let windows: &[_] = if oprofile.is_some() {
+        &[OPROFILE_WINDOW]
+    } else {
+        &[]
+    };
+    let device_id = settings.as_ref().map(|(_, id)| *id);
+    let cmdline = cmdline::build(&config.cmdline, config.cpus, windows, device_id)?;
+    let files = BootFiles::read(config)?;
+    let placement = files.place(layout)?;
+
+    let kvm = kvm::open(Path::new(kvm::DEVICE))?;
+    let memory = Arc::new(layout.reserve()?);
+    let vm = kvm::create_vm(&kvm, &memory)?;
+    let entry = files.load(&memory, &placement, &cmdline)?;
+    let mut buses = legacy_devices(&vm)?;
+    let profiling = match (settings, oprofile) {
+        (Some((settings, id)), Some(option)) => {
+            let device = Device::new(settings)
+                .map_err(|error| VmError::Option(OptionError::Settings(error)))?;
+            let device = Arc::new(device);
+            let kicks = attach(&vm, &mut buses, &memory, &device, id)?;
+            let initrd = initrd_files(files.initrd());
+            Some(start_profiling(device, id, &option.session, kicks, initrd)?)
+        }
+        _ => None,
+    };
+    drop(files);
+    run_vcpus(&kvm, &vm, cpus, entry, buses, profiling, sender, events)
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of one machine, used once"
+)]
+fn run_vcpus(
+    kvm: &Kvm,
+    vm: &VmFd,
+    cpus: u8,
+    entry: u32,
+    buses: Buses,
+    profiling: Option<Profiling>,
+    sender: Sender<Event>,
+    events: &Receiver<Event>,
+) -> Result<Outcome, VmError> {
+    cpu::install_kick_handler().map_err(VmError::Kick)?;
+    let (buses, stop) = (Arc::new(buses), Arc::new(AtomicBool::new(false)));
+    let vcpus = cpu::create(kvm, vm, cpus, entry)
+        .map_err(VmError::Vcpu)?
+        .into_iter()
+        .zip(0..)
+        .map(|(fd, id)| Vcpu {
+            id,
+            fd,
+            buses: Arc::clone(&buses),
+            stop: Arc::clone(&stop),
+            exits: 0,
+        })
+        .collect();
+    let started = Instant::now();
+    let report = move |report| {
+        // Nobody listens any more: the VM is being stopped already.
+        let _ = sender.send(Event::Ended(report));
+    };
+    let threads = VcpuThreads::start(vcpus, stop, report).map_err(cannot("start a vCPU thread"))?;
+    // The vCPUs and the signals' thread hold senders, so this does not fail while any of them lives.
+    let mut end = match events.recv() {
+        Ok(Event::Ended(report)) => Some(report),
+        Ok(Event::Signal(_)) | Err(_) => None,
+    };
+    if end.is_none()
+        && let Some(profiling) = &profiling
+    {
+        end = quiesce(&profiling.device, events);
+    }
+    let exits = threads.stop().exits;
+    let wall = started.elapsed();
+    let summary = profiling.map(|profiling| profiling.finish(wall, exits));
+    Ok(Outcome {
+        end,
+        wall,
+        exits,
+        summary,
+    })
+}
+
+/// Asks the guest to hand in its samples and waits for its answer, but not for long. A guest that powers off meanwhile has
+/// done as it was told; any other end is returned.
+fn quiesce(device: &Device<GuestMemoryMmap>, events: &Receiver<Event>) -> Option<EndReport> {
+    if !device.account().said_hello {
+        return None;
+    }
+    device.set_enabled(false);
+    let limit = Instant::now() + QUIESCE_LIMIT;
+    while !device.quiesced() && Instant::now() < limit {
+        if let Ok(Event::Ended(report)) = events.recv_timeout(QUIESCE_POLL) {
+            return (report.end != GuestEnd::PowerOff).then_some(report);
+        }
+    }
+    if !device.quiesced() {
+        tracing::warn!("The guest did not hand in its last samples in time");
+    }
+    None
+}
+
+/// Serial port, power control and keyboard controller.
+fn legacy_devices(vm: &VmFd) -> Result<Buses, VmError> {
+    let irq = EventFd::new(libc::EFD_NONBLOCK).map_err(cannot("create an event"))?;
+    vm.register_irqfd(&irq, serial::COM1_GSI)
+        .map_err(|error| KvmError::Refuses("connect an interrupt line", error))?;
+    let port = serial::SerialPort::new(serial::Irq(irq), io::stdout());
+    let mut buses = Buses::default();
+    let range = |first: u16, bytes: u16| u64::from(first)..u64::from(first) + u64::from(bytes);
+    let ports = &mut buses.ports;
+    ports.insert(range(serial::COM1, serial::COM1_BYTES), Arc::new(port))?;
+    ports.insert(
+        range(power::PM1A_CONTROL, power::PM1A_BYTES),
+        Arc::new(power::PowerControl),
+    )?;
+    ports.insert(
+        range(power::I8042, power::I8042_BYTES),
+        Arc::new(power::KeyboardController),
+    )?;
+    Ok(buses)
+}
+
+/// Puts the profiling device behind its window; returns the events that KVM writes at notifications of its queues.
+fn attach(
+    vm: &VmFd,
+    buses: &mut Buses,
+    memory: &Arc<GuestMemoryMmap>,
+    device: &Arc<Device<GuestMemoryMmap>>,
+    id: u32,
+) -> Result<Vec<EventFd>, VmError> {
+    let MmioDevice { address, gsi } = OPROFILE_WINDOW;
+    let event = || EventFd::new(libc::EFD_NONBLOCK).map_err(cannot("create an event"));
+    let irq = event()?;
+    vm.register_irqfd(&irq, gsi)
+        .map_err(|error| KvmError::Refuses("connect an interrupt line", error))?;
+    let virtio = Arc::new(ProfilingDevice::new(id, Arc::clone(device)));
+    let mut kicks = Vec::new();
+    for queue in 0..virtio.queue_sizes().len() {
+        let kick = event()?;
+        let index = u32::try_from(queue).unwrap_or(u32::MAX);
+        vm.register_ioevent(&kick, &IoEventAddress::Mmio(address + QUEUE_NOTIFY), index)
+            .map_err(|error| KvmError::Refuses("connect a queue's notification", error))?;
+        kicks.push(kick);
+    }
+    let interrupt = Arc::new(MmioInterrupt::new(irq));
+    let transport = MmioTransport::new(virtio, Arc::clone(memory), interrupt);
+    buses
+        .mmio
+        .insert(address..address + WINDOW_BYTES, Arc::new(transport))?;
+    Ok(kicks)
+}
+
+/// Without files a report still has the guest's kernel symbols, so an initrd of another kind is no error.
+fn initrd_files(initrd: Option<&[u8]>) -> InitrdFiles {
+    let Some(initrd) = initrd else {
+        return InitrdFiles::default();
+    };
+    InitrdFiles::parse(initrd).unwrap_or_else(|error| {
+        tracing::warn!(
+            "The initrd is no uncompressed newc cpio archive, so the session gets no copies of the guest's programs: {error}"
+        );
+        InitrdFiles::default()
+    })
+}
+
+fn start_profiling(
+    device: Arc<Device<GuestMemoryMmap>>,
+    device_id: u32,
+    directory: &Path,
+    kicks: Vec<EventFd>,
+    files: InitrdFiles,
+) -> Result<Profiling, VmError> {
+    let collector =
+        Collector::create(directory, CollectorOptions::default()).map_err(|source| {
+            VmError::Session {
+                path: directory.to_owned(),
+                source,
+            }
+        })?;
+    let reader = device.open_events().map_err(VmError::Events)?;
+    let collector = CollectorThread::start(Arc::clone(&device), reader, collector, files)
+        .map_err(cannot("start the collector"))?;
+    let worker = Worker::start(Arc::clone(&device), kicks)
+        .map_err(cannot("start the profiling device's worker"))?;
+    device.set_enabled(true);
+    Ok(Profiling {
+        device,
+        device_id,
+        session: directory.to_owned(),
+        worker,
+        collector,
+    })
+}
+
+impl Profiling {
+    /// Takes the last samples and completes the session. No vCPU runs any more.
+    fn finish(self, wall: Duration, exits: u64) -> Summary {
+        drop(self.worker);
+        self.device.dump();
+        let collector = self.collector.finish();
+        Summary {
+            wall,
+            exits,
+            account: self.device.account(),
+            device_id: self.device_id,
+            session: self.session,
+            collector,
+        }
+    }
+}
