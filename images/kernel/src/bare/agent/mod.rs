@@ -88,7 +88,12 @@ pub fn init(line: &CommandLine<'_>) {
             Causes(&error)
         );
     }
-    ioapic::route(device.gsi, DEVICE_VECTOR);
+    if !ioapic::route(device.gsi, DEVICE_VECTOR) {
+        crate::log!(
+            "no pin {} for the profiling device: changes of settings go unseen",
+            device.gsi
+        );
+    }
     worker::start(behaviour);
 }
 

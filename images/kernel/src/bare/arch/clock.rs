@@ -51,6 +51,11 @@ fn calibrate() -> (u64, u64) {
     let ticks = time_stamp() - start;
     let apic_ticks = u64::from(u32::MAX - apic::timer_count());
     apic::set_timer_count(0);
+    // A missing timer reads as a count that has ended at once; no processor of this architecture is slower than this.
+    assert!(
+        ticks > MILLISECONDS * 10_000,
+        "no clock: neither CPUID leaf {TIMING_LEAF:#x} nor an interval timer"
+    );
     (
         (ticks / MILLISECONDS).max(1),
         (apic_ticks / MILLISECONDS).max(1),

@@ -46,7 +46,7 @@ impl Cpu {
             current: AtomicPtr::new(idle),
             idle: AtomicPtr::new(idle),
             index,
-            timers: SpinLock::new(Timers::new()),
+            timers: SpinLock::new(Timers::new(index)),
         }));
         let address = &raw mut *cpu;
         cpu.this.store(address, Ordering::Relaxed);

@@ -37,8 +37,8 @@ pub struct Timers {
 unsafe impl Send for Timers {}
 
 /// The sampling clock. It keeps to a grid of periods, through idle stretches too, so that a task that runs for less than a
-/// period at a time is sampled as often as it deserves. Around each grid point it is spread by a sixteenth of the period, so that
-/// work which repeats with the period, or the end of slices, does not always meet it at the same place.
+/// period at a time is sampled as often as it deserves. Each sample comes at random within an eighth of a period behind its
+/// grid point, so that work which repeats with the period, or the end of slices, does not always meet it at the same place.
 struct SamplingClock {
     grid: u64,
     deadline: u64,
@@ -57,20 +57,21 @@ impl SamplingClock {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 17;
         self.random ^= self.random << 5;
-        let spread = period / 8;
-        self.deadline = self.grid + u64::from(self.random) % spread.max(1);
+        let spread = (period / 8).max(1);
+        self.deadline = self.grid + u64::from(self.random) % spread;
     }
 }
 
 impl Timers {
-    /// Nothing wanted.
-    pub const fn new() -> Self {
+    /// Nothing wanted. Processors begin at other places of the period, and with other random numbers, so that they do not all
+    /// sample at once.
+    pub const fn new(processor: usize) -> Self {
         Self {
             slice: NEVER,
             sampling: SamplingClock {
-                grid: 0,
+                grid: 123_457 * processor as u64,
                 deadline: NEVER,
-                random: 0x9e37_79b9,
+                random: 0x9e37_79b9 ^ (processor as u32) << 7,
             },
             sleepers: Vec::new(),
             programmed: NEVER,

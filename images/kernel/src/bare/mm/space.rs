@@ -94,7 +94,9 @@ impl Mm {
             return Err(Errno::INVALID);
         }
         let _lock = self.lock.lock();
-        if self.area_count.load(Ordering::Relaxed) >= MAX_AREAS {
+        // Every page is filled now, so what cannot fit is not begun.
+        let fits = length / PAGE <= frames::available() as u64;
+        if !fits || self.area_count.load(Ordering::Relaxed) >= MAX_AREAS {
             return Err(Errno::NO_MEMORY);
         }
         let start = if hint.is_multiple_of(PAGE) && self.is_free(hint, length) {
