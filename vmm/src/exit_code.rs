@@ -1,6 +1,5 @@
 //! What the program's exit code says.
 
-use crate::boot::BootError;
 use crate::cpu::GuestEnd;
 use crate::vm::VmError;
 
@@ -50,7 +49,6 @@ impl From<&VmError> for ExitCode {
         match error {
             VmError::Option(_) | VmError::Cmdline(_) | VmError::Cpus(_) => Self::Usage,
             VmError::Memory(crate::memory::MemoryError::Size(_)) => Self::Usage,
-            VmError::Boot(BootError::NoEmbeddedGuest) => Self::Usage,
             VmError::Boot(_) => Self::GuestImage,
             VmError::Session { .. } => Self::Session,
             VmError::Kvm(_) | VmError::Vcpu(_) | VmError::Memory(_) => Self::Host,
@@ -69,6 +67,7 @@ impl From<ExitCode> for std::process::ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::BootError;
     use crate::memory::Layout;
 
     #[test]

@@ -1,7 +1,7 @@
-//! The tiny guest that this program carries.
+//! The tiny guest that this program carries; see `build.rs`.
 
 /// Its kernel.
-pub const KERNEL: Option<&[u8]> = None;
+pub const KERNEL: &[u8] = include_bytes!(env!("GUEST_KERNEL"));
 
 /// Its initrd.
-pub const INITRD: Option<&[u8]> = None;
+pub const INITRD: &[u8] = include_bytes!(env!("GUEST_INITRD"));

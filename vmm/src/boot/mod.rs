@@ -46,9 +46,6 @@ pub enum BootError {
         #[source]
         source: KernelError,
     },
-    /// This program carries no guest.
-    #[error("This build carries no guest of its own; name one with --kernel and --initrd")]
-    NoEmbeddedGuest,
     /// The kernel does not fit.
     #[error(
         "The kernel needs guest memory up to {needed:#x}, there are {available} MiB below the hole; use a larger --memory",
@@ -96,18 +93,13 @@ impl BootFiles {
     pub fn read(config: &VmConfig) -> Result<Self, BootError> {
         let (name, bytes) = match &config.kernel {
             Source::File(path) => (path.display().to_string(), read("kernel", path)?.into()),
-            Source::Embedded => (
-                "(built in)".to_owned(),
-                embedded::KERNEL.ok_or(BootError::NoEmbeddedGuest)?.into(),
-            ),
+            Source::Embedded => ("(built in)".to_owned(), embedded::KERNEL.into()),
         };
         let kernel =
             KernelImage::new(bytes).map_err(|source| BootError::Kernel { name, source })?;
         let initrd = match &config.initrd {
             Some(Source::File(path)) => Some(read("initrd", path)?.into()),
-            Some(Source::Embedded) => {
-                Some(embedded::INITRD.ok_or(BootError::NoEmbeddedGuest)?.into())
-            }
+            Some(Source::Embedded) => Some(embedded::INITRD.into()),
             None => None,
         };
         Ok(Self { kernel, initrd })
@@ -279,6 +271,17 @@ mod tests {
         let error =
             BootFiles::read(&config(&good, Some(Path::new("/nonexistent/initrd")))).unwrap_err();
         assert_eq!(error.to_string(), "Cannot read initrd /nonexistent/initrd");
+    }
+
+    #[test]
+    fn the_guest_inside_this_program_fits_into_the_default_memory() {
+        let config = VmConfig {
+            kernel: Source::Embedded,
+            initrd: Some(Source::Embedded),
+            ..config(Path::new(""), None)
+        };
+        let files = BootFiles::read(&config).unwrap();
+        assert!(files.place(Layout::new(256 << 20).unwrap()).is_ok());
     }
 
     #[test]
