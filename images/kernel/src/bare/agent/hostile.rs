@@ -245,7 +245,7 @@ fn unreachable_task() {
         OUTSIDE_RAM,
         PAGE,
         paging::DATA,
-        &mut frames::allocate_table,
+        &mut frames::allocate_zeroed,
     );
     if mapped.is_ok() {
         post_sample(address + 0x100);

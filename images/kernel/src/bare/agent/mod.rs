@@ -14,7 +14,7 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use oprofile_guest_agent::{
-    Control, Description, Flush, MmioTransport, RequestError, Sample, Transport, Window,
+    Control, Description, Flush, MmioTransport, RequestError, Sample, Status, Transport, Window,
 };
 use oprofile_wire::DEFAULT_DEVICE_ID;
 use oprofile_wire::layout::VmaStore;
@@ -223,6 +223,7 @@ pub fn modules_changed(modules: &[Module]) {
 pub fn shut_down() {
     PERIOD.store(0, Ordering::Relaxed);
     if let Some(control) = CONTROL.lock().as_mut()
+        && control.status() == Status::Ready
         && let Err(error) = control.quiesce(&platform::Kernel)
     {
         crate::log!("the last samples may be lost: {}", Causes(&error));

@@ -1,6 +1,15 @@
 # Entry from interrupts, exceptions and system calls. Each builds a `Context` (arch::context) on its stack and hands it
 # to Rust, which may put another task's context in its place; then that is restored.
 
+# Names with a type and a size, so that samples here have a function.
+.macro function name
+    .type \name, @function
+\name:
+.endm
+.macro end_function name
+    .size \name, . - \name
+.endm
+
 .macro push_registers
     pushq %rax
     pushq %rbx
@@ -49,7 +58,7 @@
 .section .text.entry, "ax"
 .balign 16
 .global trap_stubs
-trap_stubs:
+function trap_stubs
 .set vector, 0
 .rept 256
     .balign 16
@@ -65,24 +74,26 @@ trap_stubs:
     .endif
     .set vector, vector + 1
 .endr
+end_function trap_stubs
 
 .balign 16
-trap_common:
+function trap_common
     testb $3, 24(%rsp)             # code segment interrupted
     jz 1f
     swapgs
 1:  push_registers
     call trap_handler
-.global context_restore
-context_restore:
+end_function trap_common
+function context_restore
     pop_registers
     testb $3, 8(%rsp)
     jz 1f
     swapgs
 1:  iretq
+end_function context_restore
 
 # NMI, double fault, machine check: they can come between a ring change and its swapgs, so the GS base itself is asked.
-trap_paranoid:
+function trap_paranoid
     push_registers
     xorl %ebx, %ebx
     movl $0xc0000101, %ecx         # GS base: the kernel's is negative, user mode cannot make its own so
@@ -97,10 +108,11 @@ trap_paranoid:
     swapgs
 1:  pop_registers
     iretq
+end_function trap_paranoid
 
 # syscall: interrupts are off by SFMASK until the stack is the task's. Offsets into `Cpu`, see arch::cpu.
 .global syscall_entry
-syscall_entry:
+function syscall_entry
     swapgs
     movq %rsp, %gs:16
     movq %gs:8, %rsp
@@ -116,12 +128,14 @@ syscall_entry:
     call syscall_handler
     cli
     jmp context_restore
+end_function syscall_entry
 
 # A kernel thread starts here with its function in %rbx and the argument in %rdi.
 .global kernel_thread_start
-kernel_thread_start:
+function kernel_thread_start
     xorl %ebp, %ebp
     call *%rbx
     ud2
+end_function kernel_thread_start
 
 .text

@@ -21,17 +21,22 @@ pub fn allocate(bytes: usize) -> Option<u64> {
     Some(index as u64 * PAGE)
 }
 
-/// Takes one zeroed frame.
-pub fn allocate_zeroed() -> Option<u64> {
+/// Takes one frame that holds `contents`, a page at most, and zeros behind them.
+pub fn allocate_holding(contents: &[u8]) -> Option<u64> {
     let frame = allocate(PAGE as usize)?;
-    // SAFETY: the frame was free, so nobody refers to it; RAM is mapped linearly.
-    unsafe { ptr::write_bytes(physical_to_virtual(frame) as *mut u8, 0, PAGE as usize) };
+    let memory = physical_to_virtual(frame) as *mut u8;
+    let length = contents.len().min(PAGE as usize);
+    // SAFETY: the frame was free, so nobody refers to it; RAM is mapped linearly; both parts lie inside it.
+    unsafe {
+        ptr::copy_nonoverlapping(contents.as_ptr(), memory, length);
+        ptr::write_bytes(memory.add(length), 0, PAGE as usize - length);
+    }
     Some(frame)
 }
 
-/// Takes a frame for a page table: [`allocate_zeroed`] as [`super::paging`] wants it.
-pub fn allocate_table() -> Option<u64> {
-    allocate_zeroed()
+/// Takes one zeroed frame, as a page table begins.
+pub fn allocate_zeroed() -> Option<u64> {
+    allocate_holding(&[])
 }
 
 /// Gives memory back.

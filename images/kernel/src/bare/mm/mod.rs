@@ -61,7 +61,7 @@ pub fn map_device(physical: u64, bytes: u64) -> u64 {
             first,
             length,
             paging::DEVICE,
-            &mut frames::allocate_table,
+            &mut frames::allocate_zeroed,
         )
         .expect("no memory to map a device");
     address + (physical - first)

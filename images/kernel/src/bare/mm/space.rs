@@ -52,7 +52,7 @@ impl Mm {
     /// When no memory is left.
     pub fn new(exe: Arc<File>) -> Result<Arc<Self>, Errno> {
         let table =
-            PageTable::for_process(&mut frames::allocate_table).map_err(|_| Errno::NO_MEMORY)?;
+            PageTable::for_process(&mut frames::allocate_zeroed).map_err(|_| Errno::NO_MEMORY)?;
         Ok(Arc::new(Self {
             active_on: AtomicU64::new(0),
             area_count: AtomicU32::new(0),
@@ -115,17 +115,8 @@ impl Mm {
 
     fn fill(&self, area: &Vma) -> Result<(), Errno> {
         for address in (area.start..area.end).step_by(PAGE as usize) {
-            let frame = frames::allocate_zeroed().ok_or(Errno::NO_MEMORY)?;
-            let contents = area.contents(address);
-            // SAFETY: the frame was just taken; the contents are at most a page.
-            unsafe {
-                ptr::copy_nonoverlapping(
-                    contents.as_ptr(),
-                    physical_to_virtual(frame) as *mut u8,
-                    contents.len(),
-                );
-            }
-            let source = &mut frames::allocate_table;
+            let frame = frames::allocate_holding(area.contents(address)).ok_or(Errno::NO_MEMORY)?;
+            let source = &mut frames::allocate_zeroed;
             if (self
                 .table
                 .map(address, frame, PAGE, area.page_flags(), source))

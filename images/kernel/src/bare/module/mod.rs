@@ -2,14 +2,13 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::ptr;
 
 use tiny_kernel::elf::Elf;
 
 use crate::agent;
 use crate::fs::File;
 use crate::mm::paging::{self, NO_EXECUTE, PRESENT, WRITABLE};
-use crate::mm::{MODULE_AREA, PAGE, frames, physical_to_virtual};
+use crate::mm::{MODULE_AREA, PAGE, frames};
 use crate::sync::Mutex;
 use crate::syscall::Errno;
 use crate::task::exec;
@@ -162,17 +161,9 @@ fn map(elf: &Elf<'_>, bias: u64, base: u64, memory: &[u8]) -> Result<(), Errno> 
                 }
             }
         }
-        let frame = frames::allocate_zeroed().ok_or(Errno::NO_MEMORY)?;
-        // SAFETY: the frame was just taken; the contents are at most a page.
-        unsafe {
-            ptr::copy_nonoverlapping(
-                contents.as_ptr(),
-                physical_to_virtual(frame) as *mut u8,
-                contents.len(),
-            );
-        }
+        let frame = frames::allocate_holding(contents).ok_or(Errno::NO_MEMORY)?;
         paging::kernel()
-            .map(page, frame, PAGE, flags, &mut frames::allocate_table)
+            .map(page, frame, PAGE, flags, &mut frames::allocate_zeroed)
             .map_err(|_| Errno::NO_MEMORY)?;
     }
     Ok(())
