@@ -19,8 +19,8 @@ static ID: AtomicU64 = AtomicU64::new(0);
 static FAILED: AtomicI64 = AtomicI64::new(0);
 
 /// Functions of the module by their index in address order.
-const HOT: u64 = 0;
-const COOL: u64 = 1;
+const COOL: u64 = 0;
+const HOT: u64 = 1;
 
 fn call(index: u64, iterations: u64) -> u64 {
     match sys::call_module(ID.load(Ordering::Relaxed), index, iterations) {

@@ -1,5 +1,5 @@
-//! A kernel module: position-independent code without relocations and data. Its functions are known by their index in
-//! address order, which is their order here.
+//! A kernel module: position-independent code without relocations and data. The kernel knows its functions by their
+//! index in address order, which the linker script makes the order of their names.
 #![cfg_attr(feature = "bare", no_std)]
 #![cfg(feature = "bare")]
 
@@ -7,10 +7,10 @@ guest_spin::halt_on_panic!();
 
 guest_spin::spin_fn!(
     /// Function 0.
-    mod_hot
+    mod_cool
 );
 
 guest_spin::spin_fn!(
     /// Function 1.
-    mod_cool
+    mod_hot
 );
