@@ -21,9 +21,9 @@ const LIMIT: Duration = Duration::from_secs(150);
 /// When it is not set.
 #[must_use]
 pub fn bin_dir() -> PathBuf {
-    env::var_os("OPROFILE_BIN")
-        .map(PathBuf::from)
-        .expect("OPROFILE_BIN names the directory of the release programs; `cargo xtask test` sets it")
+    env::var_os("OPROFILE_BIN").map(PathBuf::from).expect(
+        "OPROFILE_BIN names the directory of the release programs; `cargo xtask test` sets it",
+    )
 }
 
 /// A virtual machine that boots the embedded tiny kernel, and has not been started yet.
@@ -71,9 +71,7 @@ impl Vm {
     /// One more `key=value` for `--oprofile-dev`.
     #[must_use]
     pub fn device(mut self, option: &str) -> Self {
-        self.device
-            .get_or_insert_default()
-            .push(option.to_owned());
+        self.device.get_or_insert_default().push(option.to_owned());
         self
     }
 

@@ -1,6 +1,7 @@
 //! One module a subcommand.
 
 mod conformance;
+mod demo;
 mod fmt;
 mod lab;
 mod lint;
@@ -16,6 +17,8 @@ use crate::Failure;
 /// What xtask can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Boots a guest with the profiling device, prints the report and measures it.
+    Demo(demo::Arguments),
     /// Checks everything: format, clippy, all tests, the ones that need KVM included.
     Test(test::Arguments),
     /// Runs a command of the built tree on a machine with real KVM.
@@ -38,6 +41,7 @@ impl Command {
     pub fn run(self) -> Result<ExitCode, Failure> {
         let done = |()| ExitCode::SUCCESS;
         match self {
+            Self::Demo(arguments) => demo::run(&arguments),
             Self::Test(arguments) => test::run(&arguments),
             Self::Lint => lint::run_lint().map(done).map_err(Failure::new),
             Self::Conformance(arguments) => conformance::run(&arguments),
