@@ -53,11 +53,7 @@ pub fn open(path: &Path) -> Result<Kvm, KvmError> {
     let name = || path.display().to_string();
     let c_path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())
         .map_err(|_| KvmError::Missing(name()))?;
-    let kvm = Kvm::new_with_path(c_path).map_err(|error| match error.errno() {
-        libc::ENOENT | libc::ENODEV | libc::ENXIO => KvmError::Missing(name()),
-        libc::EACCES | libc::EPERM => KvmError::Permission(name()),
-        _ => KvmError::Open(name(), error),
-    })?;
+    let kvm = Kvm::new_with_path(c_path).map_err(|error| open_error(name(), error))?;
     let version = kvm.get_api_version();
     if u32::try_from(version) != Ok(KVM_API_VERSION) {
         return Err(KvmError::Version(name(), version));
@@ -76,6 +72,14 @@ pub fn open(path: &Path) -> Result<Kvm, KvmError> {
         }
     }
     Ok(kvm)
+}
+
+fn open_error(name: String, error: errno::Error) -> KvmError {
+    match error.errno() {
+        libc::ENOENT | libc::ENODEV | libc::ENXIO => KvmError::Missing(name),
+        libc::EACCES | libc::EPERM => KvmError::Permission(name),
+        _ => KvmError::Open(name, error),
+    }
 }
 
 /// Makes a VM with `memory` and in-kernel LAPIC, IOAPIC, PIC and PIT. `memory` must not be unmapped before the VM is closed:
@@ -122,6 +126,14 @@ mod tests {
         assert!(matches!(error, KvmError::Missing(_)));
         let message = error.to_string();
         assert!(message.contains("/nonexistent/kvm") && message.contains("xtask lab"));
+    }
+
+    #[test]
+    fn a_forbidden_device_is_told_with_what_to_do() {
+        for code in [libc::EACCES, libc::EPERM] {
+            let message = open_error("/dev/kvm".into(), errno::Error::new(code)).to_string();
+            assert!(message.contains("No permission") && message.contains("group"));
+        }
     }
 
     #[test]

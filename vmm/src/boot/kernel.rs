@@ -130,51 +130,15 @@ fn loaded_end(segments: &[ProgramHeader64<LittleEndian>], data: &[u8]) -> Result
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/elf.rs"]
+mod elf_file;
+
+#[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LOAD: u64 = 0x10_0000;
-
-    /// An ELF file with one loadable segment of `code` at 1 MiB, whose entry is told by a PVH note if `pvh`.
-    pub(crate) fn kernel(code: &[u8], pvh: bool) -> Vec<u8> {
-        let mut note = Vec::new();
-        for word in [4_u32, 8, 18] {
-            note.extend(word.to_le_bytes());
-        }
-        note.extend(b"Xen\0");
-        note.extend(LOAD.to_le_bytes());
-
-        let (header, entry_size) = (64_u64, 56_u64);
-        let note_offset = header + 2 * entry_size;
-        let code_offset = note_offset + note.len() as u64;
-        let mut file = Vec::new();
-        file.extend([0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        file.extend(2_u16.to_le_bytes());
-        file.extend(62_u16.to_le_bytes());
-        file.extend(1_u32.to_le_bytes());
-        for word in [LOAD, header, 0] {
-            file.extend(word.to_le_bytes());
-        }
-        file.extend(0_u32.to_le_bytes());
-        for half in [64_u16, 56, 2, 0, 0, 0] {
-            file.extend(half.to_le_bytes());
-        }
-        let kind = if pvh { 4_u32 } else { 0 };
-        for (kind, offset, length) in [
-            (kind, note_offset, note.len() as u64),
-            (1, code_offset, code.len() as u64),
-        ] {
-            file.extend(kind.to_le_bytes());
-            file.extend(7_u32.to_le_bytes());
-            for word in [offset, LOAD, LOAD, length, length, 4] {
-                file.extend(word.to_le_bytes());
-            }
-        }
-        file.extend(note);
-        file.extend(code);
-        file
-    }
+    pub(crate) use super::elf_file::{LOAD, kernel};
 
     fn refused(bytes: Vec<u8>) -> KernelError {
         KernelImage::new(bytes.into()).unwrap_err()
