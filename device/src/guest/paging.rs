@@ -178,3 +178,156 @@ pub fn read<M: GuestMemoryBackend>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_utils::{COMPACT_LAYOUT, PageSize, SyntheticGuest};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+    const WORK: u32 = 1_000_000;
+
+    fn guest(levels: Levels) -> SyntheticGuest {
+        SyntheticGuest::new(levels, COMPACT_LAYOUT)
+    }
+
+    fn walk(guest: &SyntheticGuest, gva: u64) -> Result<Translation, WalkError> {
+        let memory = guest.memory();
+        let mut ram = Ram::new(&*memory, WORK);
+        translate(&mut ram, guest.levels(), guest.root(), gva)
+    }
+
+    #[test]
+    fn flags_in_the_root_and_in_large_entries_are_no_address() {
+        let mut guest = guest(Levels::Four);
+        // Bit 12 of a large page's entry is PAT, bit 63 forbids execution.
+        guest.set_entry(0x8000_0000, 2, 0x20_0000 | 0x81 | 1 << 12 | 1 << 63);
+        let memory = guest.memory();
+        let mut ram = Ram::new(&*memory, WORK);
+        let cr3 = guest.root() | 1 << 63 | 0xfff;
+        let found = translate(&mut ram, Levels::Four, cr3, 0x8000_1234);
+        let expected = Translation {
+            gpa: 0x20_1234,
+            page_bytes: 0x20_0000,
+        };
+        assert_eq!(found, Ok(expected));
+        assert_eq!(expected.bytes_left(), 0x20_0000 - 0x1234);
+    }
+
+    #[test]
+    fn addresses_that_are_not_canonical_are_refused() {
+        let four = guest(Levels::Four);
+        for gva in [1 << 47, 1 << 63, 0xffff_7fff_ffff_ffff] {
+            assert_eq!(walk(&four, gva), Err(WalkError::NotCanonical(gva)));
+        }
+        let five = guest(Levels::Five);
+        assert_eq!(walk(&five, 1 << 47), Err(WalkError::NotPresent(1 << 47)));
+        assert_eq!(walk(&five, 1 << 56), Err(WalkError::NotCanonical(1 << 56)));
+    }
+
+    #[test]
+    fn a_table_among_its_own_ancestors_ends_the_walk() {
+        let mut guest = guest(Levels::Four);
+        let root = guest.root();
+        guest.set_entry(0x1000, 4, root | 1);
+        assert_eq!(walk(&guest, 0x1000), Err(WalkError::Cycle(root)));
+        guest.set_entry(1 << 40, 2, root | 1);
+        assert_eq!(walk(&guest, 1 << 40), Err(WalkError::Cycle(root)));
+    }
+
+    #[test]
+    fn a_page_at_the_fourth_level_does_not_exist() {
+        let mut guest = guest(Levels::Four);
+        guest.set_entry(0, 4, 0x81);
+        let root = guest.root();
+        assert_eq!(walk(&guest, 0), Err(WalkError::Reserved(root)));
+    }
+
+    #[test]
+    fn a_table_outside_ram_is_told_from_a_page_that_is_not_present() {
+        let mut guest = guest(Levels::Four);
+        guest.set_entry(0, 3, 1 << 40 | 1);
+        assert!(walk(&guest, 0).unwrap_err().is_bad_table());
+        assert!(!walk(&guest, 1 << 40).unwrap_err().is_bad_table());
+    }
+
+    #[test]
+    fn a_read_goes_on_in_the_next_page_and_stops_at_one_that_is_missing() {
+        let mut guest = guest(Levels::Four);
+        let (first, second) = (guest.allocate(4096), guest.allocate(4096));
+        guest.map(0x40_0000, second, PageSize::Small);
+        guest.map(0x40_1000, first, PageSize::Small);
+        let memory = guest.memory();
+        memory
+            .write_slice(b"ab", GuestAddress(second + 4094))
+            .unwrap();
+        memory.write_slice(b"cd", GuestAddress(first)).unwrap();
+        let mut ram = Ram::new(&*memory, WORK);
+        let mut bytes = [0; 4];
+        let root = guest.root();
+        read(&mut ram, Levels::Four, root, 0x40_0ffe, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"abcd");
+        let missing = read(&mut ram, Levels::Four, root, 0x40_1ffe, &mut bytes);
+        assert_eq!(missing, Err(WalkError::NotPresent(0x40_2000)));
+    }
+
+    fn page_size() -> impl Strategy<Value = PageSize> {
+        prop_oneof![
+            Just(PageSize::Small),
+            Just(PageSize::Large),
+            Just(PageSize::Huge)
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn random_mappings_translate_as_built(
+            five: bool,
+            pages in prop::collection::vec((0u64..200, any::<u64>(), any::<u64>(), page_size()), 1..12),
+            offset: u64)
+        {
+            let mut guest = guest(if five { Levels::Five } else { Levels::Four });
+            // One size a GiB: mappings never share a table that another of them replaces.
+            let mut built = BTreeMap::new();
+            for (gib, page, gpa, size) in pages {
+                let gva = (gib << 30) | (page & 0x3fff_ffff & !(size.bytes() - 1));
+                let gpa = gpa & ADDRESS_MASK & !(size.bytes() - 1);
+                built.entry(gib).or_insert((gva, gpa, size));
+            }
+            for &(gva, gpa, size) in built.values() {
+                guest.map(gva, gpa, size);
+            }
+            for &(gva, gpa, size) in built.values() {
+                let offset = offset & (size.bytes() - 1);
+                let expected = Translation { gpa: gpa + offset, page_bytes: size.bytes() };
+                prop_assert_eq!(walk(&guest, gva + offset), Ok(expected));
+            }
+            prop_assert_eq!(walk(&guest, 201 << 30), Err(WalkError::NotPresent(201 << 30)));
+        }
+
+        #[test]
+        fn random_tables_end_every_walk(
+            words in prop::collection::vec((0u64..0x8000, any::<u64>(), any::<bool>()), 0..400),
+            root: u64, gvas in prop::collection::vec(any::<u64>(), 1..20), five: bool)
+        {
+            let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x8000)]).unwrap();
+            for (at, word, near) in words {
+                // Half of the entries refer to another table of this RAM.
+                let entry = if near { (word & 0x7000) | (word >> 60 << 4) | 1 } else { word };
+                memory.write_obj(entry.to_le(), GuestAddress(at & !7)).unwrap();
+            }
+            let levels = if five { Levels::Five } else { Levels::Four };
+            let mut bytes = [0; 64];
+            for gva in gvas {
+                let mut ram = Ram::new(&memory, 64);
+                let _ = translate(&mut ram, levels, root & 0x7fff, gva);
+                // Fewer reads than levels allow; none is over budget.
+                prop_assert!(ram.work_left() >= 64 - 5);
+                let gva = (gva.cast_signed() >> 16).cast_unsigned();
+                let _ = read(&mut ram, levels, root & 0x7fff, gva, &mut bytes);
+            }
+        }
+    }
+}

@@ -275,3 +275,123 @@ impl KernelSpace {
         self.read(ram, gva, into)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_utils::{
+        COMPACT_LAYOUT, KERNEL_END, KERNEL_START, LINEAR_BASE, PageSize, SyntheticGuest, USER_END,
+    };
+    use vm_memory::{Bytes, GuestAddress};
+
+    fn guest() -> SyntheticGuest {
+        SyntheticGuest::new(Levels::Four, COMPACT_LAYOUT)
+    }
+
+    fn space(guest: &SyntheticGuest, linear_base: u64) -> KernelSpace {
+        KernelSpace::new(Description {
+            root: guest.root(),
+            levels: guest.levels(),
+            linear_base,
+            kernel_start: KERNEL_START,
+            kernel_end: KERNEL_END,
+            user_end: USER_END,
+        })
+    }
+
+    /// The base that is believed after looking at `pointer`.
+    fn proven(guest: &SyntheticGuest, told: u64, pointer: u64) -> Option<u64> {
+        let memory = guest.memory();
+        let mut ram = Ram::new(&*memory, 1_000);
+        let mut space = space(guest, told);
+        space.prove_linear(&mut ram, pointer);
+        space.linear_base()
+    }
+
+    #[test]
+    fn a_told_base_is_believed_when_the_tables_agree() {
+        let guest = guest();
+        let task = guest.init_task();
+        assert_eq!(proven(&guest, LINEAR_BASE, task), Some(LINEAR_BASE));
+        assert_eq!(proven(&guest, LINEAR_BASE, KERNEL_START), Some(LINEAR_BASE));
+    }
+
+    #[test]
+    fn a_told_base_that_the_tables_deny_is_not_believed() {
+        let guest = guest();
+        let task = guest.init_task();
+        for base in [
+            LINEAR_BASE + 0x1000,
+            KERNEL_START,
+            0x1000,
+            u64::MAX & !0xfff,
+        ] {
+            assert_eq!(proven(&guest, base, task), None, "{base:#x}");
+        }
+        assert_eq!(proven(&guest, LINEAR_BASE, 0xffff_a000_0000_0000), None);
+    }
+
+    #[test]
+    fn an_untold_base_is_learned_from_an_object_but_not_from_the_image() {
+        let guest = guest();
+        assert_eq!(proven(&guest, 0, guest.init_task()), Some(LINEAR_BASE));
+        assert_eq!(proven(&guest, 0, KERNEL_START), None);
+    }
+
+    #[test]
+    fn proofs_are_tried_a_bounded_number_of_times() {
+        let guest = guest();
+        let memory = guest.memory();
+        let mut ram = Ram::new(&*memory, 10_000);
+        let mut space = space(&guest, 0);
+        for _ in 0..MAX_PROOFS {
+            space.prove_linear(&mut ram, KERNEL_START);
+        }
+        let left = ram.work_left();
+        space.prove_linear(&mut ram, guest.init_task());
+        assert_eq!((space.linear_base(), ram.work_left()), (None, left));
+    }
+
+    #[test]
+    fn objects_read_alike_by_subtraction_and_by_walk() {
+        let mut guest = guest();
+        let (low, high) = (guest.allocate(4096), guest.allocate(4096));
+        // The other way round than in the linear map.
+        guest.map(0xffff_c900_0000_0000, high, PageSize::Small);
+        guest.map(0xffff_c900_0000_1000, low, PageSize::Small);
+        let memory = guest.memory();
+        let mut ram = Ram::new(&*memory, 10_000);
+        memory
+            .write_slice(b"1234", GuestAddress(high + 4092))
+            .unwrap();
+        memory.write_slice(b"5678", GuestAddress(low)).unwrap();
+        let mut space = space(&guest, LINEAR_BASE);
+        let word = u64::from_le_bytes(*b"12345678");
+        let vmalloc = 0xffff_c900_0000_0ff0;
+        assert_eq!(space.read_u64(&mut ram, vmalloc, 12), Ok(word));
+        space.prove_linear(&mut ram, guest.init_task());
+        assert_eq!(space.read_u64(&mut ram, vmalloc, 12), Ok(word));
+        let linear = SyntheticGuest::linear(high);
+        let half = u32::from_le_bytes(*b"1234");
+        assert_eq!(space.read_u32(&mut ram, linear, 4092), Ok(half));
+        // Again by the TLB: no walk, two reads.
+        let left = ram.work_left();
+        assert_eq!(space.read_u64(&mut ram, vmalloc, 12), Ok(word));
+        assert_eq!(ram.work_left(), left - 2);
+        space.flush();
+        assert_eq!(space.read_u64(&mut ram, vmalloc, 12), Ok(word));
+        assert_eq!(ram.work_left(), left - 2 - 2 - 8);
+    }
+
+    #[test]
+    fn pointers_that_no_kernel_object_has_are_refused() {
+        let guest = guest();
+        let memory = guest.memory();
+        let mut ram = Ram::new(&*memory, 1_000);
+        let mut space = space(&guest, LINEAR_BASE);
+        for pointer in [0, 0x40_0000, USER_END - 1, u64::MAX, u64::MAX - 7] {
+            let refused = space.read_u64(&mut ram, pointer, 8);
+            assert_eq!(refused, Err(ObjectError::NotKernel(pointer)));
+        }
+    }
+}

@@ -342,9 +342,14 @@ impl SyntheticGuest {
     /// The layout descriptor.
     #[must_use]
     pub fn layout_bytes(&self, store: VmaStore) -> Vec<u8> {
-        let count = u16::try_from(self.layout.len()).unwrap();
-        let header = Descriptor::header(store, count);
-        [header.as_bytes(), self.layout.as_bytes()].concat()
+        Self::descriptor(store, &self.layout)
+    }
+
+    /// A layout descriptor of any entries.
+    #[must_use]
+    pub fn descriptor(store: VmaStore, entries: &[LayoutEntry]) -> Vec<u8> {
+        let header = Descriptor::header(store, u16::try_from(entries.len()).unwrap());
+        [header.as_bytes(), entries.as_bytes()].concat()
     }
 
     /// A hello request of these parts; the release is "test".

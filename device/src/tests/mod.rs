@@ -1,5 +1,8 @@
 //! The whole device, driven as a driver drives it.
 
+mod control;
+mod hostile;
+mod random;
 mod samples;
 
 use crate::test_utils::{Driver, SyntheticGuest, VmaSpec};
