@@ -23,6 +23,10 @@ use crate::sync::CpuSet;
 /// Most task-free requests that are held at once: half of the control queue, so that others still get through.
 pub(super) const MAX_HELD: usize = 64;
 
+/// How often one notification of the control queue looks for more requests: enough for a driver that sends its
+/// symbols part by part, and an end for one that posts as fast as the device answers.
+const MAX_ROUNDS: u32 = 16;
+
 const ANSWER_BYTES: usize = size_of::<Response>();
 
 const NO_HELLO: Refusal = Refusal::new(status::BAD_STATE, 0);
@@ -66,21 +70,27 @@ const fn fault_of(refusal: Refusal) -> Fault {
 }
 
 impl Engine {
-    /// Executes the requests that wait now.
+    /// Executes the requests that wait. A driver that adds one meanwhile may rely on the notification before, so this
+    /// looks again after it asked for the next; a driver that never stops is left to the periodic sync.
     pub(super) fn control<M: GuestMemoryBackend>(&mut self, link: &mut Link<M>) {
-        let pending = link.pending(CONTROL_QUEUE, &self.faults);
-        let mut completed = false;
-        for _ in 0..pending {
-            let segments = &mut self.segments;
-            let Some((head, collected)) =
-                link.take(CONTROL_QUEUE, MAX_REQUEST_BYTES, segments, &self.faults)
-            else {
+        for _ in 0..MAX_ROUNDS {
+            let pending = link.pending(CONTROL_QUEUE, &self.faults);
+            if pending == 0 {
                 break;
-            };
-            self.requests += 1;
-            completed |= self.request(head, collected, link);
+            }
+            let mut completed = false;
+            for _ in 0..pending {
+                let segments = &mut self.segments;
+                let Some((head, collected)) =
+                    link.take(CONTROL_QUEUE, MAX_REQUEST_BYTES, segments, &self.faults)
+                else {
+                    return;
+                };
+                self.requests += 1;
+                completed |= self.request(head, collected, link);
+            }
+            link.finish(CONTROL_QUEUE, completed, &self.faults);
         }
-        link.finish(CONTROL_QUEUE, completed, &self.faults);
     }
 
     /// Executes one request; false when its answer is held back.

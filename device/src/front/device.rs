@@ -294,3 +294,108 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_utils::{Driver, Interrupts, SyntheticGuest};
+    use vm_memory::GuestMemoryMmap;
+
+    const fn assert_shared<T: Send + Sync>() {}
+    const _: () = assert_shared::<Device<GuestMemoryMmap>>();
+
+    fn parts(driver: &Driver) -> (Arc<GuestMemoryMmap>, Vec<Queue>, Arc<dyn Interrupt>) {
+        let queues = driver.rings.iter().map(|ring| ring.queue()).collect();
+        (
+            driver.guest.memory(),
+            queues,
+            Arc::new(Interrupts::default()),
+        )
+    }
+
+    #[test]
+    fn settings_out_of_range_make_no_device() {
+        let settings = Settings {
+            vcpus: 0,
+            ..Settings::default()
+        };
+        let refused = Device::<GuestMemoryMmap>::new(settings);
+        assert_eq!(refused.err(), Some(SettingsError::Vcpus(0)));
+    }
+
+    #[test]
+    fn an_active_device_is_not_activated_again_until_it_is_reset() {
+        let driver = Driver::new(SyntheticGuest::default(), 1);
+        let device = &driver.device;
+        let (memory, queues, interrupt) = parts(&driver);
+        let refused = device.activate(memory, queues, FEATURES, interrupt);
+        assert_eq!(refused, Err(ActivateError::Active));
+        assert_eq!(device.reset().len(), 2);
+        let (memory, queues, interrupt) = parts(&driver);
+        assert_eq!(device.activate(memory, queues, FEATURES, interrupt), Ok(()));
+    }
+
+    #[test]
+    fn features_and_queues_that_do_not_fit_are_refused() {
+        let driver = Driver::new(SyntheticGuest::default(), 1);
+        let device = &driver.device;
+        device.reset();
+        for features in [0, FEATURES | 1, 1 << VIRTIO_RING_F_EVENT_IDX] {
+            let (memory, queues, interrupt) = parts(&driver);
+            let refused = device.activate(memory, queues, features, interrupt);
+            assert_eq!(refused, Err(ActivateError::Features(features)));
+        }
+        let (memory, mut queues, interrupt) = parts(&driver);
+        queues.pop();
+        let refused = device.activate(memory, queues, FEATURES, interrupt);
+        let count = ActivateError::QueueCount {
+            expected: 2,
+            found: 1,
+        };
+        assert_eq!(refused, Err(count));
+        let (memory, mut queues, interrupt) = parts(&driver);
+        queues[1].set_used_ring_address(Some(0xffff_f000), Some(1));
+        let refused = device.activate(memory, queues, FEATURES, interrupt);
+        assert_eq!(refused, Err(ActivateError::Queue(1)));
+    }
+
+    #[test]
+    fn a_sample_queue_that_the_driver_leaves_alone_is_no_hindrance() {
+        let mut driver = Driver::new(SyntheticGuest::default(), 2);
+        driver.device.reset();
+        driver.rings[0] = crate::test_utils::Ring::new(
+            driver.guest.memory(),
+            driver.guest.allocate(crate::test_utils::Ring::BYTES),
+        );
+        let (memory, mut queues, interrupt) = parts(&driver);
+        queues[2].set_ready(false);
+        let activated = driver.device.activate(memory, queues, FEATURES, interrupt);
+        assert_eq!(activated, Ok(()));
+        let mut driver = driver.hello();
+        driver.assert_lives(0);
+        assert_eq!(driver.device.account().faults.total(), 0);
+    }
+
+    #[test]
+    fn only_a_change_of_enable_interrupts() {
+        let driver = Driver::new(SyntheticGuest::default(), 1);
+        for enabled in [false, true, true, false] {
+            driver.device.set_enabled(enabled);
+            let mut bytes = [0; 4];
+            driver.device.read_config(20, &mut bytes);
+            assert_eq!(u32::from_le_bytes(bytes), u32::from(enabled));
+        }
+        assert_eq!(driver.interrupts.config(), 2);
+    }
+
+    #[test]
+    fn a_dump_takes_what_is_queued_and_wakes_the_reader() {
+        let mut driver = Driver::new(SyntheticGuest::default(), 1).hello();
+        let task = driver.guest.init_task();
+        let buffer = driver.buffer(0).kernel(task).sample(1 << 63);
+        driver.post(0, &buffer);
+        driver.device.dump();
+        assert!(driver.reader.wait(Duration::ZERO));
+        assert!(!driver.words().is_empty());
+    }
+}
