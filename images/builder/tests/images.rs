@@ -185,10 +185,20 @@ fn guest_loader_finds_what_the_symbol_table_says() {
 }
 
 #[test]
-fn trap_objects_have_their_code_at_the_same_place() {
-    let (a, ..) = function(&guest_file(truth::TRAP_A), "trap_a");
-    let (b, ..) = function(&guest_file(truth::TRAP_B), "trap_b");
-    assert_eq!(a, b);
+fn each_trap_object_has_a_function_that_never_runs_at_the_place_of_the_others_work() {
+    let place = |path, name| function(&guest_file(path), name).0;
+    assert_eq!(
+        place(truth::TRAP_A, "trap_a"),
+        place(truth::TRAP_B, "trap_a_place")
+    );
+    assert_eq!(
+        place(truth::TRAP_A, "trap_b_place"),
+        place(truth::TRAP_B, "trap_b")
+    );
+    assert_ne!(
+        place(truth::TRAP_A, "trap_a"),
+        place(truth::TRAP_B, "trap_b")
+    );
 }
 
 #[test]
