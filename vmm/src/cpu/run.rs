@@ -12,6 +12,9 @@ use super::end::{EndReport, GuestEnd};
 use super::kick::Kickable;
 use crate::bus::{Bus, Effect};
 
+/// Instruction pointer of a vCPU after INIT (Intel SDM vol. 3, table 10-1).
+const RESET_VECTOR: u64 = 0xfff0;
+
 /// The address spaces of a VM.
 #[derive(Debug, Default)]
 pub struct Buses {
@@ -75,6 +78,8 @@ impl Vcpu {
                 Next::InternalError => GuestEnd::InternalError(self.internal_error()),
             };
             let rip = self.fd.get_regs().ok().map(|registers| registers.rip);
+            // On AMD, KVM puts a vCPU that shut down into its INIT state: where it had been is not known any more.
+            let rip = rip.filter(|rip| *rip != RESET_VECTOR);
             return Some(EndReport {
                 end,
                 vcpu: self.id,
