@@ -9,8 +9,10 @@ use crate::arch::instructions::{
 };
 use crate::arch::trap::TLB_VECTOR;
 
-/// How often each processor has forgotten everything on request.
-static FLUSHES: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+/// How often each processor has been asked to forget everything.
+static ASKED: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+/// The last request that each processor had seen when it began to forget.
+static DONE: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
 fn flush_this() {
     // SAFETY: the tables in use stay in use.
@@ -19,8 +21,10 @@ fn flush_this() {
 
 /// Another processor asked: forget, and say so.
 pub fn acknowledge() {
+    let index = cpu::this().index;
+    let asked = ASKED[index].load(Ordering::SeqCst);
     flush_this();
-    FLUSHES[cpu::this().index].fetch_add(1, Ordering::Release);
+    DONE[index].store(asked, Ordering::SeqCst);
 }
 
 /// Flushes this processor and those in the bit set `others`; returns when all have done so. Interrupts are on, so
@@ -30,18 +34,17 @@ pub fn flush(others: u64) {
     let interrupts = disable_interrupts();
     let this = cpu::this().index;
     flush_this();
-    for (index, seen) in waiting.iter_mut().enumerate() {
+    for (index, request) in waiting.iter_mut().enumerate() {
         if index != this && others & 1 << index != 0 {
-            *seen = Some(FLUSHES[index].load(Ordering::Acquire));
+            *request = Some(ASKED[index].fetch_add(1, Ordering::SeqCst) + 1);
             apic::interrupt(index, TLB_VECTOR);
         }
     }
     if interrupts {
         enable_interrupts();
     }
-    for (index, seen) in waiting.iter().enumerate() {
-        // A flush that somebody else asked for in between is as good: our entries were gone by then.
-        while seen.is_some_and(|seen| FLUSHES[index].load(Ordering::Acquire) == seen) {
+    for (index, request) in waiting.iter().enumerate() {
+        while request.is_some_and(|request| DONE[index].load(Ordering::SeqCst) < request) {
             core::hint::spin_loop();
         }
     }

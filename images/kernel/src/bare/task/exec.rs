@@ -56,11 +56,16 @@ pub fn load(path: &[u8]) -> Result<Image, Errno> {
         })?;
         result?;
     }
+    let entry = bias.wrapping_add(elf.entry);
+    // A return to user mode at an address that is not canonical would fault in the kernel.
+    if entry >= user_end() {
+        return Err(Errno::NOT_EXECUTABLE);
+    }
     let stack = user_end() - STACK_BYTES;
     map_at(&mm, stack, STACK_BYTES, READ | WRITE, None)?;
     Ok(Image {
         mm,
-        entry: bias.wrapping_add(elf.entry),
+        entry,
         stack_top: user_end(),
     })
 }

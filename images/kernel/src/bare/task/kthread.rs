@@ -23,14 +23,22 @@ guest_spin::spin_fn!(
     kthread_cool
 );
 
-/// Iterations of one round of known work, split 3 to 1 between [`kthread_hot`] and [`kthread_cool`]: a few hundred microseconds.
-const ROUND: u64 = 100_000;
+/// Iterations of the shortest and of the longest quarter round; a round is a few hundred microseconds.
+const QUARTER: (u64, u64) = (5_000, 25_000);
 
-/// Known work until a deadline, in nanoseconds since boot.
+/// Known work until a deadline, in nanoseconds since boot. Rounds differ in length, lest they fall into step with the
+/// sampling clock.
 extern "C" fn work(deadline: u64) {
+    let (least, most) = QUARTER;
+    let mut state = deadline;
     while clock::now() < deadline {
-        kthread_hot(ROUND / 4 * 3);
-        kthread_cool(ROUND / 4);
+        // Knuth's MMIX generator; its upper bits are the random ones.
+        state = state
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(0x1405_7b7e_f767_814f);
+        let quarter = least + (state >> 33) % (most - least);
+        kthread_hot(3 * quarter);
+        kthread_cool(quarter);
     }
     super::process::exit(0)
 }

@@ -10,6 +10,7 @@ use crate::arch::context::Context;
 use crate::arch::machine;
 use crate::fs::File;
 use crate::mm::space::Mm;
+use crate::mm::user_end;
 use crate::sync::Mutex;
 use crate::syscall::Errno;
 use crate::task::{EXITING, Task, current, exec, scheduler, table};
@@ -91,6 +92,10 @@ pub fn spawn(parent: u32, path: &[u8], argument: Vec<u8>) -> Result<u32, Errno> 
 /// # Errors
 /// When memory is short, or the caller is a kernel thread.
 pub fn spawn_thread(entry: u64, stack_top: u64, argument: u64) -> Result<u32, Errno> {
+    // A return to user mode at an address that is not canonical would fault in the kernel.
+    if entry >= user_end() || stack_top > user_end() {
+        return Err(Errno::FAULT);
+    }
     let task = current();
     let process = task.process.clone().ok_or(Errno::INVALID)?;
     let mm = task.mm.load(Ordering::Acquire);
