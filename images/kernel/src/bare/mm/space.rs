@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::agent;
 use crate::fs::File;
@@ -143,6 +143,8 @@ impl Mm {
                     .take(BATCH)
                     .filter_map(|page| self.table.unmap(page)),
             );
+            // The entries must be gone before the bit set is read: a processor that sets its bit later walks the tables later.
+            fence(Ordering::SeqCst);
             tlb::flush(self.active_on.load(Ordering::SeqCst));
             for frame in gone.drain(..) {
                 // SAFETY: unmapped just now, forgotten by every processor, and private to this address space.
