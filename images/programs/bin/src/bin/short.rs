@@ -7,7 +7,7 @@ use guest_rt::{Failure, sys};
 use guest_truth::STORM;
 
 /// How long it lives.
-const LIFE_NS: u64 = 3_000_000;
+const LIFE_NS: u64 = 8_000_000;
 
 guest_spin::spin_fn!(
     /// Most of its life.
