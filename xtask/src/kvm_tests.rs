@@ -9,23 +9,25 @@
 //! test = false
 //! ```
 //!
-//! so that a plain `cargo test` leaves it alone. `cargo xtask test` builds all of them and runs them
-//! in one boot of the machine. They find `OPROFILE_KVM` (`hardware` or `lab`), `OPROFILE_BIN` (the
+//! so that a plain `cargo test` leaves it alone. `cargo xtask test` builds all of them and runs each
+//! in a boot of the machine of its own. They find `OPROFILE_KVM` (`hardware` or `lab`), `OPROFILE_BIN` (the
 //! directory of the release programs) and `OPROFILE_SHARE` (a writable directory) set.
 
 use std::path::Path;
 use std::time::Duration;
 
 use crate::cargo::{Metadata, TestProgram};
+use crate::lab::LabError;
 use crate::machine::{Job, Machine, MachineError};
 use crate::shell::join;
+use crate::step::note;
 use crate::supervise::Output;
 use crate::tally::Tally;
 
 /// How the names of the targets begin.
 const PREFIX: &str = "kvm_";
 /// How long one test program may take: the longest boots a dozen guests.
-const PROGRAM_LIMIT: Duration = Duration::from_secs(400);
+const PROGRAM_LIMIT: Duration = Duration::from_secs(600);
 
 /// Why the tests that need KVM could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -79,28 +81,62 @@ pub fn names(metadata: &Metadata) -> Result<Vec<&str>, KvmTestError> {
     }
 }
 
-/// Runs the programs in one boot of `machine`; returns whether all succeeded, and the results.
+/// How often a program is run when the lab under it goes down: its emulated processor does so now and then, see docs/lab.md.
+const LAB_ATTEMPTS: u32 = 4;
+
+/// Runs each program in a boot of `machine` of its own; returns whether all succeeded, and the results.
 pub fn run(
     machine: &Machine,
     programs: &[TestProgram],
     binaries: &Path,
 ) -> Result<(bool, Tally), KvmTestError> {
-    let mut job = Job::new(["sh".as_ref(), "-c".as_ref(), script(programs).as_os_str()]);
-    job.environment
-        .push(("OPROFILE_BIN".into(), binaries.into()));
-    job.output = Output::LiveAndKept;
-    // One more share of time for the boot itself.
-    let shares = u32::try_from(programs.len()).unwrap_or(u32::MAX);
-    job.limit = PROGRAM_LIMIT.saturating_mul(shares.saturating_add(1));
-    let finished = machine.run(&job)?;
-    let tally = Tally::of(&String::from_utf8_lossy(&finished.stdout));
+    let mut tally = Tally::default();
+    let mut passed = true;
+    for program in programs {
+        let (good, results) = run_program(machine, program, binaries)?;
+        passed &= good;
+        tally += results;
+    }
     if tally.programs < programs.len() {
         return Err(KvmTestError::NoResult {
             missing: programs.len() - tally.programs,
             programs: programs.len(),
         });
     }
-    Ok((finished.code == 0, tally))
+    Ok((passed, tally))
+}
+
+fn run_program(
+    machine: &Machine,
+    program: &TestProgram,
+    binaries: &Path,
+) -> Result<(bool, Tally), KvmTestError> {
+    let script = script(std::slice::from_ref(program));
+    let mut job = Job::new(["sh".as_ref(), "-c".as_ref(), script.as_os_str()]);
+    job.environment
+        .push(("OPROFILE_BIN".into(), binaries.into()));
+    job.output = Output::LiveAndKept;
+    // The rest is for the boot itself.
+    job.limit = PROGRAM_LIMIT + Duration::from_secs(60);
+    let mut attempt = 1;
+    loop {
+        match machine.run(&job) {
+            Ok(finished) => {
+                let tally = Tally::of(&String::from_utf8_lossy(&finished.stdout));
+                return Ok((finished.code == 0, tally));
+            }
+            Err(MachineError::Lab(LabError::Frozen | LabError::NoExitCode(_)))
+                if attempt < LAB_ATTEMPTS =>
+            {
+                attempt += 1;
+                note(format_args!(
+                    "the lab went down under {}; attempt {attempt} of {LAB_ATTEMPTS}",
+                    program.name
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// The script that runs every program, each within its limit, and fails if one does.

@@ -13,6 +13,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 /// hold the pipe open for ever.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
+/// How often a child is asked for a sign of life.
+const LOOK_PERIOD: Duration = Duration::from_secs(2);
+
 /// What becomes of a child's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
@@ -37,7 +40,7 @@ pub struct Ended {
 
 /// Waits for `child`, passing on what comes from `stdout` and `stderr`; kills it at `limit`.
 pub fn supervise<O, E>(
-    mut child: Child,
+    child: Child,
     stdout: O,
     stderr: E,
     output: Output,
@@ -47,10 +50,26 @@ where
     O: Read + Send + 'static,
     E: Read + Send + 'static,
 {
+    supervise_while(child, stdout, stderr, output, limit, || true)
+}
+
+/// As [`supervise`], and kills the child when `alive` says that it has stopped working; asked every [`LOOK_PERIOD`].
+pub fn supervise_while<O, E>(
+    mut child: Child,
+    stdout: O,
+    stderr: E,
+    output: Output,
+    limit: Duration,
+    alive: impl Fn() -> bool,
+) -> io::Result<Ended>
+where
+    O: Read + Send + 'static,
+    E: Read + Send + 'static,
+{
     let deadline = Instant::now() + limit;
     let out = pump(stdout, io::stdout(), output);
     let err = pump(stderr, io::stderr(), output);
-    let status = if exits_before(&child, deadline)? {
+    let status = if exits_before(&child, deadline, alive)? {
         Some(child.wait()?)
     } else {
         child.kill()?;
@@ -65,8 +84,8 @@ where
     })
 }
 
-/// Whether `child` ends before `deadline`.
-fn exits_before(child: &Child, deadline: Instant) -> io::Result<bool> {
+/// Whether `child` ends before `deadline` and while it is `alive`.
+fn exits_before(child: &Child, deadline: Instant, alive: impl Fn() -> bool) -> io::Result<bool> {
     let pid = i32::try_from(child.id())
         .ok()
         .and_then(Pid::from_raw)
@@ -74,8 +93,9 @@ fn exits_before(child: &Child, deadline: Instant) -> io::Result<bool> {
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).map_err(io::Error::other)?;
-        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+        let wait = Timespec::try_from(left.min(LOOK_PERIOD)).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&wait)) {
+            Ok(0) if !left.is_zero() && alive() => {}
             Ok(ready) => return Ok(ready > 0),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -147,6 +167,23 @@ mod tests {
         assert_eq!(ended.status.and_then(|status| status.code()), Some(7));
         assert_eq!(ended.stdout, b"out\n");
         assert_eq!(ended.stderr, b"err\n");
+    }
+
+    #[test]
+    fn a_child_that_shows_no_life_is_killed_before_its_limit() {
+        let mut child = Command::new("sleep")
+            .arg("600")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("sleep runs");
+        let stdout = child.stdout.take().expect("piped");
+        let stderr = child.stderr.take().expect("piped");
+        let limit = Duration::from_secs(500);
+        let start = Instant::now();
+        let ended = supervise_while(child, stdout, stderr, Output::Kept, limit, || false);
+        assert!(ended.expect("supervised").status.is_none());
+        assert!(start.elapsed() < limit);
     }
 
     #[test]

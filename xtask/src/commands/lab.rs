@@ -15,7 +15,7 @@ use crate::machine::{self, Choice, Job, Machine, MachineError};
 const NO_MACHINE: u8 = 250;
 /// Exit code: the time limit ended the command.
 const TIME_LIMIT: u8 = 251;
-/// Exit code: the lab ended before the command did (a kernel panic, for instance).
+/// Exit code: the lab ended before the command did (a kernel panic, for instance), or froze.
 const NO_EXIT_CODE: u8 = 252;
 
 /// Runs COMMAND on this machine if a probe finds its KVM real, else in an emulated machine.
@@ -89,7 +89,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
 fn failure(error: MachineError) -> Failure {
     let code = match error {
         MachineError::TimeLimit(_) | MachineError::Lab(LabError::TimeLimit(_)) => TIME_LIMIT,
-        MachineError::Lab(LabError::NoExitCode(_)) => NO_EXIT_CODE,
+        MachineError::Lab(LabError::NoExitCode(_) | LabError::Frozen) => NO_EXIT_CODE,
         _ => NO_MACHINE,
     };
     Failure {

@@ -66,6 +66,8 @@ cat /run.stdout >"$stdout" &
 out=$!
 cat /run.stderr >"$stderr" &
 err=$!
+# A sign of life for the host; see lab/qemu.rs.
+while sleep 1; do echo >/ctl/heartbeat; done &
 chroot /newroot /bin/sh /run/lab/run.sh </dev/null >/run.stdout 2>/run.stderr
 code=$?
 # Something left in the background may hold the pipes open: it gets a moment, not for ever.

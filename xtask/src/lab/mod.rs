@@ -59,6 +59,9 @@ pub enum LabError {
     /// The time limit ended the machine.
     #[error("The time limit of {} s ended the lab", .0.as_secs())]
     TimeLimit(Duration),
+    /// The machine gave no sign of life any more.
+    #[error("The lab froze and was ended: its emulated processor stopped taking interrupts")]
+    Frozen,
     /// The machine went off without telling an exit code.
     #[error("The lab ended without an exit code from the command; its last words:\n{0}")]
     NoExitCode(String),
@@ -158,7 +161,10 @@ impl Lab {
             );
         }
         if ended.status.is_none() {
-            return Err(LabError::TimeLimit(job.limit));
+            return Err(match qemu::is_frozen(&ctl) {
+                true => LabError::Frozen,
+                false => LabError::TimeLimit(job.limit),
+            });
         }
         let answer = fs::read_to_string(ctl.join("exit-code")).unwrap_or_default();
         let code = parse_code(&answer).ok_or_else(|| LabError::NoExitCode(words()))?;

@@ -6,12 +6,12 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::io::FdFlags;
 use rustix::process::Signal;
 
-use crate::supervise::{Ended, Output, supervise};
+use crate::supervise::{Ended, Output, supervise_while};
 
 /// What an emulated machine is made of.
 #[derive(Debug)]
@@ -36,6 +36,22 @@ pub struct Hardware<'a> {
     pub memory_mib: u32,
     /// Whether the kernel tells all it does on the console.
     pub verbose: bool,
+}
+
+/// Written anew by the lab's init every second.
+const HEARTBEAT: &str = "heartbeat";
+
+/// How long the heartbeat may stop before the machine counts as frozen. A busy lab is late by a few seconds at most.
+const FROZEN_AFTER: Duration = Duration::from_secs(30);
+
+/// Whether the machine that writes to `ctl` has given signs of life, and stopped.
+pub fn is_frozen(ctl: &Path) -> bool {
+    ctl.join(HEARTBEAT)
+        .metadata()
+        .and_then(|metadata| metadata.modified())
+        .ok()
+        .and_then(|last| SystemTime::now().duration_since(last).ok())
+        .is_some_and(|silence| silence > FROZEN_AFTER)
 }
 
 /// Boots the machine and waits until it is off; the output is that of the command in it.
@@ -70,7 +86,9 @@ pub fn run(hardware: &Hardware<'_>, output: Output, limit: Duration) -> io::Resu
     }
     let child = command.spawn()?;
     drop(ends);
-    supervise(child, stdout, stderr, output, limit)
+    supervise_while(child, stdout, stderr, output, limit, || {
+        !is_frozen(hardware.ctl)
+    })
 }
 
 /// QEMU's arguments; `outputs` are the descriptors for the command's stdout and stderr.
