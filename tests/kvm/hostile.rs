@@ -50,9 +50,10 @@ fn cyclic_vma_list_ends_and_nothing_else_is_lost() {
     check("cyclic-vmas", "cyclic_list");
 }
 
+/// The walk that is to prove the kernel's description ends, the hello is refused, and the good one behind it is taken.
 #[test]
-fn page_table_that_points_at_itself_ends_and_nothing_else_is_lost() {
-    check("bad-page-table", "bad_page_table");
+fn page_table_that_points_at_itself_is_refused_and_nothing_else_is_lost() {
+    check("bad-page-table", "bad_kernel");
 }
 
 #[test]
