@@ -12,12 +12,19 @@ use oprofile_tests::measure::{Measured, Profile};
 use super::lab::ChoiceArguments;
 use crate::Failure;
 use crate::cargo;
-use crate::machine::{self, Job, shown};
+use crate::lab::LabError;
+use crate::machine::{self, Job, Machine, MachineError, shown};
 use crate::repo;
 use crate::step::{Step, note};
 
 /// How much longer than its programs the virtual machine may take, booting and the lab included.
 const EXTRA_TIME: Duration = Duration::from_secs(90);
+
+/// How often the guest is run in the lab.
+const LAB_ATTEMPTS: u32 = 4;
+
+/// Exit codes of `oprofile-vmm` for a guest that reset, triple-faulted, or that KVM could not go on with.
+const GUEST_CRASHES: [u8; 3] = [10, 11, 12];
 
 /// Boots a virtual machine with the profiling device, runs programs of known truth in it, and prints which function
 /// of which guest file the time went to.
@@ -99,11 +106,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     job.share = share;
     job.limit = Duration::from_secs(arguments.seconds) + EXTRA_TIME;
     let step = Step::begin("the guest");
-    let finished = machine.run(&job).map_err(Failure::new)?;
+    run_guest(&machine, &job)?;
     step.done();
-    if finished.code != 0 {
-        return Err(Failure::new(DemoError::Vm(finished.code)));
-    }
 
     let opreport = binaries.join("opreport");
     report(&opreport, &session, &["--merge=cpu"])?;
@@ -115,6 +119,34 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     measure(&arguments.scenario, &session).map_err(Failure::new)?;
     how_to_go_on(&opreport, &session);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the guest; again, a few times, when the lab's emulation fails it (docs/lab.md).
+fn run_guest(machine: &Machine, job: &Job) -> Result<(), Failure> {
+    let attempts = match machine {
+        Machine::Lab(_) => LAB_ATTEMPTS,
+        Machine::Host => 1,
+    };
+    let mut attempt = 1;
+    loop {
+        let crashed = match machine.run(job) {
+            Ok(finished) if finished.code == 0 => return Ok(()),
+            Ok(finished) if !GUEST_CRASHES.contains(&finished.code) || attempt == attempts => {
+                return Err(Failure::new(DemoError::Vm(finished.code)));
+            }
+            Ok(finished) => format!("the guest crashed (exit code {})", finished.code),
+            Err(MachineError::Lab(error @ (LabError::Frozen | LabError::NoExitCode(_))))
+                if attempt < attempts =>
+            {
+                error.to_string()
+            }
+            Err(error) => return Err(Failure::new(error)),
+        };
+        attempt += 1;
+        note(format_args!(
+            "{crashed}: an emulated processor does that now and then, see docs/lab.md; attempt {attempt} of {attempts}"
+        ));
+    }
 }
 
 fn report(opreport: &Path, session: &Path, options: &[&str]) -> Result<(), Failure> {
