@@ -69,8 +69,8 @@ fn event_buffer_that_is_too_small_is_counted_and_the_account_adds_up() {
 
 #[test]
 fn call_chains_become_frames_and_change_no_share() {
-    let ended = Vm::new("shares:3000")
-        .device("hz=2000")
+    let ended = Vm::new("shares:7000")
+        .device("hz=1000")
         .device("callgraph=8")
         .run()
         .expect_code(0);
