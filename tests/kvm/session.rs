@@ -95,6 +95,13 @@ fn another_device_id_works_on_both_sides() {
 }
 
 #[test]
+fn guest_without_a_scenario_runs_all_programs() {
+    let ended = Vm::unconfigured().cpus(4).run().expect_code(0);
+    assert!(ended.stdout.contains("init: mix"), "{}", ended.stdout);
+    assert!(ended.account().of("file") > 0);
+}
+
+#[test]
 fn machine_without_the_device_leaves_no_session() {
     let ended = Vm::new("shares:300").without_device().run().expect_code(0);
     assert!(!ended.session.exists());

@@ -47,8 +47,17 @@ impl Vm {
     #[must_use]
     pub fn new(scenario: &str) -> Self {
         Self {
-            arguments: Vec::new(),
             cmdline: format!("init={scenario}"),
+            ..Self::unconfigured()
+        }
+    }
+
+    /// A machine with the profiling device and no word to its kernel.
+    #[must_use]
+    pub fn unconfigured() -> Self {
+        Self {
+            arguments: Vec::new(),
+            cmdline: String::new(),
             device: Some(Vec::new()),
             session: None,
         }

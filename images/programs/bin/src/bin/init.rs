@@ -11,6 +11,9 @@ use guest_truth::{SCENARIOS, Scenario};
 /// Most processes that a scenario starts: 16 programs, or one program on 64 vCPUs.
 const MAX_CHILDREN: usize = 64;
 
+/// What runs when the kernel's command line has no `init=`.
+const DEFAULT_SCENARIO: &str = "mix:5s";
+
 /// Power-off codes.
 const CODE_CHILD_FAILED: i32 = 1;
 const CODE_FAILED: i32 = 2;
@@ -31,7 +34,11 @@ fn main() -> Result<(), Failure> {
 
 fn run() -> Result<bool, Failure> {
     let argument = Argument::get()?;
-    let (name, duration) = arguments::scenario(argument.text())?;
+    let asked = match argument.text() {
+        "" => DEFAULT_SCENARIO,
+        text => text,
+    };
+    let (name, duration) = arguments::scenario(asked)?;
     let Some(scenario) = guest_truth::scenario(name) else {
         println!("init: no scenario {name:?}; there are:");
         for scenario in SCENARIOS {
