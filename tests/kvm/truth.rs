@@ -17,7 +17,8 @@ const HZ: u32 = 2_000;
 /// Milliseconds that a scenario runs at first.
 const DURATION_MS: u32 = 4_000;
 
-/// How often the duration is doubled when the machine was too slow for [`ENOUGH`].
+/// How often the duration is doubled when the machine was too slow for [`ENOUGH`], or a share was off: with more samples chance
+/// gets smaller, a fault stays.
 const DOUBLINGS: u32 = 2;
 
 fn run_for(scenario: &str, milliseconds: u32, cpus: u32) -> Ended {
