@@ -4,11 +4,12 @@ use oprofile_images::truth;
 use oprofile_tests::measure::Profile;
 use oprofile_tests::vm::{Ended, Vm};
 
-/// Largest distance from a true share, in percentage points: what was good is still right.
-const TOLERANCE: f64 = 2.0;
+/// Largest distance from a true share, in percentage points. Wider than in the truth tests, for the runs are short: with
+/// [`ENOUGH`] samples chance alone moves a share by 1.1 points (one standard deviation). What was lost, the account tells.
+const TOLERANCE: f64 = 5.0;
 
 /// Fewest good samples of a run.
-const ENOUGH: u64 = 3_000;
+const ENOUGH: u64 = 2_000;
 
 fn run(what: &str) -> Ended {
     Vm::new("shares:2000")
