@@ -163,7 +163,7 @@ fn kicks_are_rare() {
 fn an_idle_guest_neither_samples_nor_kicks() {
     let ended = Vm::new("idle:2000").cpus(2).run().expect_code(0);
     let account = ended.account();
-    // A busy vCPU would have 2,000 samples, and one request for each symbol list and vCPU is a kick of the control queue.
+    // A busy vCPU would have 2,000 samples. Requests are kicked for, and two at once may share a kick; nothing else kicks.
     assert!(account.of("received") < 500, "{account:#?}");
-    assert_eq!(account.of("kicks"), account.of("requests"), "{account:#?}");
+    assert!(account.of("kicks") <= account.of("requests"), "{account:#?}");
 }

@@ -9,11 +9,16 @@
 //! test = false
 //! ```
 //!
-//! so that a plain `cargo test` leaves it alone. `cargo xtask test` builds all of them and runs each
-//! in a boot of the machine of its own. They find `OPROFILE_KVM` (`hardware` or `lab`), `OPROFILE_BIN` (the
-//! directory of the release programs) and `OPROFILE_SHARE` (a writable directory) set.
+//! so that a plain `cargo test` leaves it alone. `cargo xtask test` builds all of them and runs each test function in a process
+//! of its own, all in one boot of the machine. They find `OPROFILE_KVM` (`hardware` or `lab`), `OPROFILE_BIN` (the directory of
+//! the release programs) and `OPROFILE_SHARE` (a writable directory) set.
 
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::cargo::{Metadata, TestProgram};
@@ -21,13 +26,18 @@ use crate::lab::LabError;
 use crate::machine::{Job, Machine, MachineError};
 use crate::shell::join;
 use crate::step::note;
-use crate::supervise::Output;
 use crate::tally::Tally;
 
 /// How the names of the targets begin.
 const PREFIX: &str = "kvm_";
-/// How long one test program may take: the longest boots a dozen guests.
-const PROGRAM_LIMIT: Duration = Duration::from_secs(600);
+/// How long one test may take: the longest boots three guests, each up to three times for enough samples.
+const TEST_LIMIT: Duration = Duration::from_secs(300);
+/// How long all of them may take in one boot.
+const BOOT_LIMIT: Duration = Duration::from_secs(2400);
+/// How often a test is begun when the lab goes down under it, see docs/lab.md. A test that fails is not run again.
+const LAB_ATTEMPTS: u32 = 3;
+/// The file in the share that tells what became of each test, a line each: exit code and name.
+const RESULTS: &str = "kvm-test-results";
 
 /// Why the tests that need KVM could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -45,16 +55,22 @@ pub enum KvmTestError {
     /// There are none.
     #[error("There is no test named {PREFIX}…, so nothing was tested on KVM")]
     None,
+    /// A program does not tell its tests.
+    #[error("{0} does not list its tests")]
+    List(String, #[source] io::Error),
     /// The machine failed.
     #[error(transparent)]
     Machine(#[from] MachineError),
-    /// Some programs ended without a result.
-    #[error("{missing} of {programs} test programs ended without a result")]
+    /// The results cannot be read or removed.
+    #[error("Cannot use {RESULTS} in the share")]
+    Results(#[source] io::Error),
+    /// Some tests ended without a result.
+    #[error("{missing} of {tests} tests ended without a result")]
     NoResult {
         /// How many.
         missing: usize,
         /// Of how many.
-        programs: usize,
+        tests: usize,
     },
 }
 
@@ -81,95 +97,187 @@ pub fn names(metadata: &Metadata) -> Result<Vec<&str>, KvmTestError> {
     }
 }
 
-/// How often a program is run when the lab under it goes down: its emulated processor does so now and then, see docs/lab.md.
-const LAB_ATTEMPTS: u32 = 4;
+/// One test function.
+#[derive(Debug, Clone)]
+struct Case<'a> {
+    program: &'a TestProgram,
+    test: String,
+    /// How often it has been begun.
+    attempts: u32,
+}
 
-/// Runs each program in a boot of `machine` of its own; returns whether all succeeded, and the results.
+impl Case<'_> {
+    /// Unique among all programs.
+    fn name(&self) -> String {
+        format!("{}::{}", self.program.name, self.test)
+    }
+}
+
+/// Runs every test on `machine`, in one boot of it; when the lab goes down, the rest in another one.
 pub fn run(
     machine: &Machine,
     programs: &[TestProgram],
     binaries: &Path,
 ) -> Result<(bool, Tally), KvmTestError> {
-    let mut tally = Tally::default();
-    let mut passed = true;
+    let mut waiting = Vec::new();
     for program in programs {
-        let (good, results) = run_program(machine, program, binaries)?;
-        passed &= good;
-        tally += results;
+        let tests =
+            list(program).map_err(|error| KvmTestError::List(program.name.clone(), error))?;
+        waiting.extend(tests.into_iter().map(|test| Case {
+            program,
+            test,
+            attempts: 0,
+        }));
     }
-    if tally.programs < programs.len() {
+    let tests = waiting.len();
+    let mut tally = Tally::default();
+    while !waiting.is_empty() {
+        let down = boot(machine, &waiting, binaries)?;
+        take_results(&mut waiting, &read_results()?, &mut tally);
+        let Some(error) = down else {
+            break;
+        };
+        // The first without a result is the one that ran.
+        let Some(case) = waiting.first_mut() else {
+            break;
+        };
+        case.attempts += 1;
+        if case.attempts == LAB_ATTEMPTS {
+            return Err(MachineError::from(error).into());
+        }
+        note(format_args!(
+            "{error}; it ran {}: again from there, attempt {} of {LAB_ATTEMPTS} (docs/lab.md)",
+            case.name(),
+            case.attempts + 1
+        ));
+    }
+    if !waiting.is_empty() || tally.passed + tally.failed == 0 {
         return Err(KvmTestError::NoResult {
-            missing: programs.len() - tally.programs,
-            programs: programs.len(),
+            missing: waiting.len(),
+            tests,
         });
     }
-    Ok((passed, tally))
+    Ok((tally.failed == 0, tally))
 }
 
-fn run_program(
+/// The tests of `program`, as its harness lists them.
+fn list(program: &TestProgram) -> io::Result<Vec<String>> {
+    let output = Command::new(&program.path)
+        .args(["--list", "--format=terse"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        return Err(io::Error::other(output.status.to_string()));
+    }
+    Ok(listed(&String::from_utf8_lossy(&output.stdout)))
+}
+
+fn listed(text: &str) -> Vec<String> {
+    text.lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Runs `cases` in one boot; the error is that of a lab that went down meanwhile.
+fn boot(
     machine: &Machine,
-    program: &TestProgram,
+    cases: &[Case<'_>],
     binaries: &Path,
-) -> Result<(bool, Tally), KvmTestError> {
-    let script = script(std::slice::from_ref(program));
+) -> Result<Option<LabError>, KvmTestError> {
+    let script = script(cases);
     let mut job = Job::new(["sh".as_ref(), "-c".as_ref(), script.as_os_str()]);
     job.environment
         .push(("OPROFILE_BIN".into(), binaries.into()));
-    job.output = Output::LiveAndKept;
-    // The rest is for the boot itself.
-    job.limit = PROGRAM_LIMIT + Duration::from_secs(60);
-    let mut attempt = 1;
-    loop {
-        match machine.run(&job) {
-            Ok(finished) => {
-                let tally = Tally::of(&String::from_utf8_lossy(&finished.stdout));
-                return Ok((finished.code == 0, tally));
-            }
-            Err(MachineError::Lab(LabError::Frozen | LabError::NoExitCode(_)))
-                if attempt < LAB_ATTEMPTS =>
-            {
-                attempt += 1;
-                note(format_args!(
-                    "the lab went down under {}; attempt {attempt} of {LAB_ATTEMPTS}",
-                    program.name
-                ));
-            }
-            Err(error) => return Err(error.into()),
+    job.limit = BOOT_LIMIT;
+    match fs::remove_file(job.share.join(RESULTS)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(KvmTestError::Results(error));
+        }
+        _ => {}
+    }
+    match machine.run(&job) {
+        Ok(_) => Ok(None),
+        Err(MachineError::Lab(error @ (LabError::Frozen | LabError::NoExitCode(_)))) => {
+            Ok(Some(error))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn read_results() -> Result<String, KvmTestError> {
+    let path = Job::new([OsStr::new("")]).share.join(RESULTS);
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        // The lab went down before the first test had ended.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(KvmTestError::Results(error)),
+    }
+}
+
+/// Takes those that have a result out of `waiting`, and counts them. A line that was not written to its end is no result.
+fn take_results(waiting: &mut Vec<Case<'_>>, results: &str, tally: &mut Tally) {
+    for line in results.split_inclusive('\n') {
+        let Some((code, name)) = line
+            .strip_suffix('\n')
+            .and_then(|line| line.split_once(' '))
+        else {
+            continue;
+        };
+        let before = waiting.len();
+        waiting.retain(|case| case.name() != name);
+        if waiting.len() == before {
+            continue;
+        }
+        match code {
+            "0" => tally.passed += 1,
+            _ => tally.failed += 1,
         }
     }
 }
 
-/// The script that runs every program, each within its limit, and fails if one does.
-fn script(programs: &[TestProgram]) -> std::ffi::OsString {
-    use std::os::unix::ffi::OsStringExt;
-    let limit = PROGRAM_LIMIT.as_secs();
+/// The script that runs each test, shows what a failed one printed, and writes down the results. A program that says it ran no
+/// test has failed.
+fn script(cases: &[Case<'_>]) -> OsString {
+    let limit = TEST_LIMIT.as_secs();
     let mut script = format!(
-        "failed=0\n\
-         run() {{ # NAME DIRECTORY PROGRAM\n\
-         \x20   echo \"     Running $1\" >&2\n\
-         \x20   cd \"$2\" && CARGO_MANIFEST_DIR=$2 timeout -k 10 {limit} \"$3\" && return\n\
-         \x20   echo \"     $1 ended with exit code $? (124: not within {limit} s)\" >&2\n\
-         \x20   failed=1\n\
+        "output=$(mktemp)\n\
+         run() {{ # NAME DIRECTORY PROGRAM TEST\n\
+         \x20   start=$(date +%s)\n\
+         \x20   cd \"$2\" && CARGO_MANIFEST_DIR=$2 timeout -k 10 {limit} \"$3\" --exact \"$4\" --nocapture >\"$output\" 2>&1\n\
+         \x20   code=$?\n\
+         \x20   if [ $code = 0 ] && grep -q '^test result: ok. 1 passed' \"$output\"; then\n\
+         \x20       grep '^attempt ' \"$output\"\n\
+         \x20       echo \"test $1 ... ok ($(($(date +%s) - start)) s)\"\n\
+         \x20   else\n\
+         \x20       cat \"$output\"\n\
+         \x20       echo \"test $1 ... FAILED (exit code $code; 124: not within {limit} s)\"\n\
+         \x20       code=1\n\
+         \x20   fi\n\
+         \x20   echo \"$code $1\" >>\"$OPROFILE_SHARE/{RESULTS}\"\n\
          }}\n"
     )
     .into_bytes();
-    for program in programs {
+    for case in cases {
         script.extend_from_slice(b"run ");
         script.extend(join([
-            program.name.as_ref(),
-            program.directory.as_os_str(),
-            program.path.as_os_str(),
+            OsStr::new(&case.name()),
+            case.program.directory.as_os_str(),
+            case.program.path.as_os_str(),
+            OsStr::new(&case.test),
         ]));
         script.push(b'\n');
     }
-    script.extend_from_slice(b"exit $failed\n");
-    std::ffi::OsString::from_vec(script)
+    script.extend_from_slice(b"rm -f \"$output\"\n");
+    OsString::from_vec(script)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cargo::{Package, Target};
+    use std::os::unix::fs::PermissionsExt;
 
     fn metadata(name: &str, test: bool) -> Metadata {
         Metadata {
@@ -182,6 +290,23 @@ mod tests {
                 }],
             }],
         }
+    }
+
+    fn program(path: &Path) -> TestProgram {
+        TestProgram {
+            name: "kvm_some".to_owned(),
+            path: path.to_owned(),
+            directory: "/".into(),
+        }
+    }
+
+    fn cases<'a>(program: &'a TestProgram, tests: &[&str]) -> Vec<Case<'a>> {
+        let case = |test: &&str| Case {
+            program,
+            test: (*test).to_owned(),
+            attempts: 0,
+        };
+        tests.iter().map(case).collect()
     }
 
     #[test]
@@ -205,24 +330,49 @@ mod tests {
     }
 
     #[test]
-    fn one_failing_program_fails_the_script_and_the_rest_still_runs() {
-        let program = |name: &str, path: &str| TestProgram {
-            name: name.to_owned(),
-            path: path.into(),
-            directory: "/".into(),
-        };
-        let programs = [program("kvm_bad", "false"), program("kvm_good", "pwd")];
-        let output = std::process::Command::new("sh")
+    fn only_tests_are_taken_from_the_list() {
+        assert_eq!(listed("a::b: test\nc: benchmark\nd: test\n"), ["a::b", "d"]);
+    }
+
+    #[test]
+    fn results_are_counted_once_and_the_rest_waits() {
+        let program = program(Path::new("/p"));
+        let mut waiting = cases(&program, &["a", "b", "c"]);
+        let mut tally = Tally::default();
+        // The last line was cut off when the lab went down.
+        let results = "0 kvm_some::a\n0 kvm_some::a\n1 kvm_some::b\n0 kvm_some::c";
+        take_results(&mut waiting, results, &mut tally);
+        assert_eq!((tally.passed, tally.failed), (1, 1));
+        let left: Vec<_> = waiting.iter().map(Case::name).collect();
+        assert_eq!(left, ["kvm_some::c"]);
+    }
+
+    #[test]
+    fn failing_tests_and_programs_that_run_none_fail_and_the_rest_still_runs() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("harness");
+        let harness = "#!/bin/sh\n\
+            case $2 in\n\
+            good) echo 'test result: ok. 1 passed; 0 failed' ;;\n\
+            bad) echo 'why it failed'; exit 101 ;;\n\
+            none) echo 'test result: ok. 0 passed; 0 failed' ;;\n\
+            esac\n";
+        fs::write(&path, harness).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+        let program = program(&path);
+        let cases = cases(&program, &["bad", "none", "good"]);
+        let output = Command::new("sh")
             .arg("-c")
-            .arg(script(&programs))
+            .arg(script(&cases))
+            .env("OPROFILE_SHARE", directory.path())
             .output()
             .expect("sh runs");
-        assert_eq!(output.status.code(), Some(1));
-        assert_eq!(output.stdout, b"/\n");
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            stderr.contains("kvm_bad ended with exit code 1"),
-            "{stderr}"
+        let results = fs::read_to_string(directory.path().join(RESULTS)).expect("results");
+        assert_eq!(
+            results,
+            "1 kvm_some::bad\n1 kvm_some::none\n0 kvm_some::good\n"
         );
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(stdout.contains("why it failed"), "{stdout}");
     }
 }

@@ -6,8 +6,6 @@ use std::ops::AddAssign;
 /// Results of any number of test programs.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
-    /// Programs that came to their end.
-    pub programs: usize,
     /// Tests that passed.
     pub passed: u64,
     /// Tests that failed.
@@ -27,7 +25,6 @@ impl Tally {
             else {
                 continue;
             };
-            tally.programs += 1;
             for count in counts.split("; ") {
                 match count.split_once(' ') {
                     Some((count, "passed")) => tally.passed += count.parse().unwrap_or(0),
@@ -43,7 +40,6 @@ impl Tally {
 
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
-        self.programs += other.programs;
         self.passed += other.passed;
         self.failed += other.failed;
         self.ignored += other.ignored;
@@ -73,7 +69,6 @@ mod tests {
         assert_eq!(
             tally,
             Tally {
-                programs: 2,
                 passed: 3,
                 failed: 3,
                 ignored: 1

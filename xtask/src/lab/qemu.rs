@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::io::FdFlags;
 use rustix::process::Signal;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::supervise::{Ended, Output, supervise_while};
 
@@ -54,8 +55,26 @@ pub fn is_frozen(ctl: &Path) -> bool {
         .is_some_and(|silence| silence > FROZEN_AFTER)
 }
 
+/// One of the processors that this process may use, for all of QEMU's threads.
+///
+/// QEMU enters a guest by changing its word of pending interrupts with an instruction that is not atomic between processors
+/// (7.2 to 10.0, `helper_vmrun`), while its main thread sets bits in it. A bit that gets lost is an interrupt that never comes:
+/// the lab stands still, or a vector that KVM injected is delivered again. On one processor the instruction is atomic.
+fn processor_for(lab: u32) -> io::Result<CpuSet> {
+    let allowed = sched_getaffinity(None)?;
+    let processors: Vec<usize> = (0..CpuSet::MAX_CPU)
+        .filter(|&processor| allowed.is_set(processor))
+        .collect();
+    let mut chosen = CpuSet::new();
+    // Labs that run at once spread over the processors.
+    if let Some(&processor) = processors.get(lab as usize % processors.len().max(1)) {
+        chosen.set(processor);
+    }
+    Ok(chosen)
+}
+
 /// Boots the machine and waits until it is off; the output is that of the command in it.
-pub fn run(hardware: &Hardware<'_>, output: Output, limit: Duration) -> io::Result<Ended> {
+pub fn run(hardware: &Hardware<'_>, limit: Duration) -> io::Result<Ended> {
     let (stdout, stdout_end) = io::pipe()?;
     let (stderr, stderr_end) = io::pipe()?;
     let ends = [OwnedFd::from(stdout_end), OwnedFd::from(stderr_end)];
@@ -68,7 +87,8 @@ pub fn run(hardware: &Hardware<'_>, output: Output, limit: Duration) -> io::Resu
         .stderr(File::create(hardware.log)?);
     let inherited = ends.each_ref().map(AsRawFd::as_raw_fd);
     let parent = rustix::process::getpid();
-    // SAFETY: between fork and exec the closure only makes system calls (fcntl, prctl, getppid),
+    let processor = processor_for(std::process::id())?;
+    // SAFETY: between fork and exec the closure only makes system calls (fcntl, sched_setaffinity, prctl, getppid),
     // which are async-signal-safe, and it neither allocates nor takes locks. The descriptors stay
     // open until `ends` is dropped, after the child has been started.
     unsafe {
@@ -76,6 +96,7 @@ pub fn run(hardware: &Hardware<'_>, output: Output, limit: Duration) -> io::Resu
             for fd in inherited {
                 rustix::io::fcntl_setfd(BorrowedFd::borrow_raw(fd), FdFlags::empty())?;
             }
+            sched_setaffinity(None, &processor)?;
             // Whatever ends us, Ctrl-C or SIGKILL, must not leave an emulator behind.
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             if rustix::process::getppid() != Some(parent) {
@@ -86,7 +107,7 @@ pub fn run(hardware: &Hardware<'_>, output: Output, limit: Duration) -> io::Resu
     }
     let child = command.spawn()?;
     drop(ends);
-    supervise_while(child, stdout, stderr, output, limit, || {
+    supervise_while(child, stdout, stderr, Output::Live, limit, || {
         !is_frozen(hardware.ctl)
     })
 }
@@ -97,7 +118,8 @@ fn arguments(hardware: &Hardware<'_>, outputs: [i32; 2]) -> Vec<String> {
     let [stdout, stderr] = outputs;
     let mut arguments: Vec<String> = [
         "-nodefaults -no-user-config -no-reboot -display none -machine q35 -cpu EPYC,+svm,+npt",
-        "-accel tcg,thread=multi,tb-size=512 -device virtio-serial-pci",
+        // The ports are stdout and stderr; each one possible costs QEMU's main loop two descriptors to poll.
+        "-accel tcg,thread=multi,tb-size=512 -device virtio-serial-pci,max_ports=4",
     ]
     .iter()
     .flat_map(|words| words.split(' '))
@@ -155,6 +177,17 @@ fn escape(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_threads_of_a_lab_share_one_processor_and_labs_spread() {
+        let allowed = sched_getaffinity(None).expect("readable");
+        let chosen = [0, 1].map(|lab| processor_for(lab).expect("chosen"));
+        for set in &chosen {
+            assert_eq!(set.count(), 1);
+            assert!((0..CpuSet::MAX_CPU).all(|cpu| !set.is_set(cpu) || allowed.is_set(cpu)));
+        }
+        assert_eq!(chosen[0] == chosen[1], allowed.count() == 1);
+    }
 
     #[test]
     fn the_host_root_is_read_only_and_commas_are_doubled() {

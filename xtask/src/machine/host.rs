@@ -6,7 +6,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use super::{Finished, Job, MachineError};
 use crate::step::note;
-use crate::supervise::supervise;
+use crate::supervise::{Output, supervise};
 
 /// Runs `job` and waits for its end.
 pub fn run(job: &Job) -> Result<Finished, MachineError> {
@@ -43,12 +43,9 @@ pub fn run(job: &Job) -> Result<Finished, MachineError> {
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(start(std::io::Error::other("its output is not piped")));
     };
-    let ended = supervise(child, stdout, stderr, job.output, job.limit).map_err(start)?;
+    let ended = supervise(child, stdout, stderr, Output::Live, job.limit).map_err(start)?;
     match ended.status {
-        Some(status) => Ok(Finished {
-            code: code(status),
-            stdout: ended.stdout,
-        }),
+        Some(status) => Ok(Finished { code: code(status) }),
         None => Err(MachineError::TimeLimit(job.limit)),
     }
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use crate::lab::{Lab, LabError};
 use crate::probe;
 use crate::step::note;
-use crate::supervise::Output;
 
 /// A command to be run on a machine with KVM.
 #[derive(Debug, Clone)]
@@ -26,8 +25,6 @@ pub struct Job {
     pub share: PathBuf,
     /// The job is killed after this time.
     pub limit: Duration,
-    /// What becomes of its output.
-    pub output: Output,
 }
 
 impl Job {
@@ -46,18 +43,15 @@ impl Job {
             environment: Vec::new(),
             share: crate::repo::lab_dir().join("share"),
             limit: Duration::from_secs(600),
-            output: Output::Live,
         }
     }
 }
 
-/// How a job ended that did run.
+/// How a job ended that did run. Its output went to our own stdout and stderr at once.
 #[derive(Debug)]
 pub struct Finished {
     /// Exit code as a shell gives it: 128 + n for death by signal n, 127 for no such command.
     pub code: u8,
-    /// What it wrote to stdout, if that was kept.
-    pub stdout: Vec<u8>,
 }
 
 /// Why a job could not be run to its end.
