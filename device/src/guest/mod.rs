@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`memory`] | bounded copies out of RAM, within a budget of work |
 //! | [`paging`] | x86-64 page tables |
-//! | [`space`] | kernel pointers: proven linear map, page walks with a small TLB |
+//! | [`translator`] | addresses of any space, with a TLB: the public way to translate and read |
+//! | [`space`] | kernel pointers: proven linear map, translation elsewhere |
 //! | [`layout`] | the layout descriptor, typed and checked |
 //! | `task`, `vma`, `path` | the objects: task → address space → VMA → file → path |
 //! | `world` | all of it as the pipeline's [`World`](crate::sync::World), with the rules for a guest that runs meanwhile |
@@ -16,6 +17,7 @@ pub mod layout;
 pub mod memory;
 pub mod paging;
 pub mod space;
+pub mod translator;
 
 mod path;
 mod task;
@@ -78,12 +80,12 @@ impl Guest {
         if user_end == 0 || kernel_start < user_end || kernel_end <= kernel_start {
             return Err(DescriptionError::Range);
         }
+        let mut space = KernelSpace::new(description);
         let mut ram = Ram::new(memory, WORK_TO_CHECK);
         let mapped = paging::translate(&mut ram, levels, root, kernel_start);
         if root & 0xfff != 0 || mapped.is_err() {
             return Err(DescriptionError::Root);
         }
-        let mut space = KernelSpace::new(description);
         if init_task != 0 {
             space.prove_linear(&mut ram, init_task);
             let mut walker = Walker {

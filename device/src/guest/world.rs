@@ -87,7 +87,7 @@ impl<T: Copy> Recent<T> {
 
 /// Guest RAM for the time of one sync.
 #[derive(Debug)]
-pub(crate) struct GuestWorld<'a, M> {
+pub(crate) struct GuestWorld<'a, M: GuestMemoryBackend> {
     walker: Walker<'a, M>,
     cookies: &'a mut Cookies,
     faults: &'a FaultLog,
