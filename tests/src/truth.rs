@@ -15,7 +15,7 @@ const ENOUGH: u64 = 5_000;
 const FIRST_MS: u32 = 4_000;
 
 /// Longest time that a scenario runs.
-const LONGEST_MS: u32 = 4 * FIRST_MS;
+const LONGEST_MS: u32 = 8 * FIRST_MS;
 
 fn is_true(measured: &Measured) -> bool {
     measured.samples >= ENOUGH && measured.worst_error() <= TOLERANCE
