@@ -5,13 +5,36 @@ use vm_memory::GuestMemoryBackend;
 use super::walker::{Stop, Walker};
 use crate::fault::Fault;
 
+/// What a task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TaskKind {
+    /// A thread of a process.
+    User,
+    /// A kernel thread. An address space that it has is borrowed.
+    KernelThread,
+    /// A thread of a process on its way out. It may have given up its address space already.
+    Exiting,
+}
+
 /// What is read of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TaskFields {
     pub pid: u32,
     pub tgid: u32,
-    /// Its own address space; 0 for a kernel thread, even one that borrowed a user's, and past exit.
+    /// [`TaskKind::User`] when the layout does not tell.
+    pub kind: TaskKind,
+    /// The address space that it has, be it borrowed; 0 for none.
     pub mm: u64,
+}
+
+impl TaskFields {
+    /// Its own address space; 0 for a kernel thread, even one that borrowed a user's, and past exit.
+    pub const fn own_mm(&self) -> u64 {
+        match self.kind {
+            TaskKind::KernelThread => 0,
+            TaskKind::User | TaskKind::Exiting => self.mm,
+        }
+    }
 }
 
 /// Reads the task at `pointer`.
@@ -20,17 +43,24 @@ pub(super) fn read<M: GuestMemoryBackend>(
     pointer: u64,
 ) -> Result<TaskFields, Stop> {
     let layout = walker.layout.task;
-    let is_kernel_thread = match layout.flags {
-        Some((flags, mask)) => walker.u32(pointer, flags, Fault::BadTask)? & mask != 0,
-        None => false,
+    let kind = match layout.flags {
+        None => TaskKind::User,
+        Some(flags) => {
+            let set = walker.u32(pointer, flags.offset, Fault::BadTask)?;
+            if set & flags.kernel_thread != 0 {
+                TaskKind::KernelThread
+            } else if set & flags.exiting != 0 {
+                TaskKind::Exiting
+            } else {
+                TaskKind::User
+            }
+        }
     };
     Ok(TaskFields {
         pid: walker.u32(pointer, layout.pid, Fault::BadTask)?,
         tgid: walker.u32(pointer, layout.tgid, Fault::BadTask)?,
-        mm: match is_kernel_thread {
-            true => 0,
-            false => mm(walker, pointer)?,
-        },
+        kind,
+        mm: mm(walker, pointer)?,
     })
 }
 

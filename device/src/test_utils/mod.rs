@@ -7,6 +7,7 @@ mod driver;
 mod guest;
 mod ring;
 
+pub use crate::guest::view::{GuestView, ViewWorld};
 pub use buffer::BufferBuilder;
 pub use driver::{Driver, Interrupts};
 pub use guest::{
