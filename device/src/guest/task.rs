@@ -73,3 +73,62 @@ pub(super) fn mm<M: GuestMemoryBackend>(
 ) -> Result<u64, Stop> {
     walker.u64(pointer, walker.layout.task.mm, Fault::BadTask)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::view::GuestView;
+    use crate::test_utils::{GuestShape, LINUX_6_1_LAYOUT, SyntheticGuest};
+    use oprofile_wire::layout::{Field, LayoutEntry, VmaStore};
+
+    fn guest(layout: &[LayoutEntry]) -> SyntheticGuest {
+        SyntheticGuest::with_shape(GuestShape {
+            layout: layout.to_vec(),
+            store: VmaStore::Maple,
+            ..GuestShape::default()
+        })
+    }
+
+    fn fields(guest: &SyntheticGuest, task: u64) -> TaskFields {
+        read(&mut GuestView::new(guest).walker(), task).unwrap()
+    }
+
+    #[test]
+    fn flags_tell_kernel_threads_and_those_on_their_way_out() {
+        use Field::{TaskFlagExiting, TaskFlagKernelThread};
+        let mut guest = guest(LINUX_6_1_LAYOUT);
+        let mm = guest.mm(0, &[]);
+        let task = guest.task(12, 7, mm);
+        // Flags that are nobody's business.
+        guest.set(task, Field::TaskFlags, 0x0040_0100);
+        let user = TaskFields {
+            pid: 12,
+            tgid: 7,
+            kind: TaskKind::User,
+            mm,
+        };
+        assert_eq!(fields(&guest, task), user);
+        guest.set_task_flag(task, TaskFlagExiting, true);
+        let exiting = fields(&guest, task);
+        assert_eq!((exiting.kind, exiting.own_mm()), (TaskKind::Exiting, mm));
+        guest.set_task_mm(task, 0);
+        assert_eq!(fields(&guest, task).own_mm(), 0);
+        guest.set_task_flag(task, TaskFlagExiting, false);
+        guest.set_task_flag(task, TaskFlagKernelThread, true);
+        guest.set_task_mm(task, mm);
+        let borrower = fields(&guest, task);
+        assert_eq!(borrower.kind, TaskKind::KernelThread);
+        assert_eq!((borrower.mm, borrower.own_mm()), (mm, 0));
+    }
+
+    #[test]
+    fn without_masks_every_task_is_a_users() {
+        let without = LINUX_6_1_LAYOUT
+            .iter()
+            .filter(|entry| entry.size.get() != 0 || entry.field.get() == Field::PageShift as u16);
+        let mut guest = guest(&without.copied().collect::<Vec<_>>());
+        let task = guest.task(1, 1, 0);
+        guest.set(task, Field::TaskFlags, u32::MAX.into());
+        assert_eq!(fields(&guest, task).kind, TaskKind::User);
+    }
+}
