@@ -21,6 +21,8 @@ pub mod translator;
 
 mod path;
 mod task;
+#[cfg(any(test, feature = "test-utils"))]
+pub(crate) mod view;
 mod vma;
 mod walker;
 mod world;
