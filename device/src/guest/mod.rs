@@ -8,6 +8,8 @@
 //! | [`space`] | kernel pointers: proven linear map, translation elsewhere |
 //! | [`layout`] | the layout descriptor, typed and checked |
 //! | `task`, `vma`, `path` | the objects: task → address space → VMA → file → path |
+//! | `tables`, `files` | what is remembered of address spaces and files from sync to sync |
+//! | `budget` | how much work the guest's structures may cost |
 //! | `world` | all of it as the pipeline's [`World`](crate::sync::World), with the rules for a guest that runs meanwhile |
 //!
 //! Everything that is read is the guest's and may be wrong: loops have bounds, lengths have caps, and a question that
@@ -19,7 +21,10 @@ pub mod paging;
 pub mod space;
 pub mod translator;
 
+mod budget;
+mod files;
 mod path;
+mod tables;
 mod task;
 #[cfg(any(test, feature = "test-utils"))]
 pub(crate) mod view;
@@ -30,6 +35,7 @@ mod world;
 use thiserror::Error;
 use vm_memory::GuestMemoryBackend;
 
+pub use tables::{MAX_REGIONS, MAX_TABLES};
 pub use vma::MAX_VMAS;
 pub(crate) use world::GuestWorld;
 
@@ -37,6 +43,7 @@ use layout::Layout;
 use memory::Ram;
 use space::{Description, KernelSpace};
 use walker::Walker;
+use world::Remembered;
 
 /// Work to check a description with: a few page walks and a task.
 const WORK_TO_CHECK: u32 = 1_024;
@@ -60,16 +67,20 @@ pub(crate) enum DescriptionError {
 pub(crate) struct Guest {
     space: KernelSpace,
     layout: Layout,
+    remembered: Remembered,
+    keeps_late: bool,
 }
 
 impl Guest {
     /// Checks `description` against `memory`: its tables must map the first byte of the image, and the initial task, when
-    /// there is one (not 0), must be readable through them.
+    /// there is one (not 0), must be readable through them. `keeps_late` says whether samples of a process that is gone are
+    /// resolved by what is remembered of it.
     pub fn new<M: GuestMemoryBackend>(
         memory: &M,
         description: Description,
         layout: Layout,
         init_task: u64,
+        keeps_late: bool,
     ) -> Result<Self, DescriptionError> {
         let Description {
             root,
@@ -97,6 +108,16 @@ impl Guest {
             };
             task::read(&mut walker, init_task).map_err(|_| DescriptionError::InitTask)?;
         }
-        Ok(Self { space, layout })
+        Ok(Self {
+            space,
+            layout,
+            remembered: Remembered::default(),
+            keeps_late,
+        })
+    }
+
+    /// Another period of [`SYNC_PERIOD`](crate::SYNC_PERIOD) begins.
+    pub const fn tick(&mut self) {
+        self.remembered.budget.tick();
     }
 }
