@@ -25,6 +25,7 @@
 //! | [`description`] | what the kernel tells of itself |
 //! | [`flush`] | the flush doorbell |
 //! | [`settings`] | the configuration space |
+//! | [`x86_backtrace`] | call chains of x86 tasks by frame pointers |
 //! | [`virtqueue`], [`transport`], [`mmio`] | virtio: split rings, initialisation, the MMIO transport |
 //! | [`platform`], [`memory`] | what the kernel provides |
 #![cfg_attr(not(test), no_std)]
@@ -47,6 +48,7 @@ pub mod settings;
 pub mod transport;
 pub mod virtqueue;
 pub mod writer;
+pub mod x86_backtrace;
 
 mod mentions;
 
