@@ -30,7 +30,7 @@ pub enum ControlError {
     #[error("This is a directory")]
     IsDirectory,
     /// The file does not do that, or not with this value (`EINVAL`).
-    #[error("The file refuses that operation or value")]
+    #[error("The operation or value is not valid here")]
     Invalid,
     /// The caller's buffer is too short (`ERANGE`).
     #[error("The answer is longer than the caller's buffer")]

@@ -209,6 +209,8 @@ fn closing_leaves_the_work_of_offline_cpus_until_the_next_open() {
     files.profiler_mut().take_steps();
     files.tick(60);
     assert_eq!(files.profiler_mut().take_steps(), ["sync 1"]);
+    files.tick(300);
+    assert_eq!(files.profiler_mut().take_steps(), [""; 0]);
 
     let mut files = opened(2);
     files.profiler_mut().online = vec![0];
