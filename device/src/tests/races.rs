@@ -31,7 +31,7 @@ const RAM_BYTES: u64 = 4 << 30;
 /// Tasks whose address spaces change.
 const TASKS: usize = 6;
 /// Names of files; more than a version reuses at once.
-const FILES: u64 = 32;
+const FILES: usize = 32;
 /// Slots of an address space in which a mapping may be.
 const SLOTS: u64 = 24;
 const SLOT_BYTES: u64 = 0x10_0000;
@@ -63,7 +63,7 @@ const fn mapping(version: u64, slot: u64) -> Option<(u64, u64)> {
 }
 
 fn name(version: u64) -> Vec<u8> {
-    format!("file{}", version % FILES).into_bytes()
+    format!("file{}", version % FILES as u64).into_bytes()
 }
 
 /// The guest's side.
@@ -89,14 +89,14 @@ impl Mutator {
             guest,
             tasks,
             spaces: vec![(0, 0); TASKS],
-            dentries: vec![0; FILES as usize],
+            dentries: vec![0; FILES],
             sequence: 0,
         }
     }
 
     /// A new open file of `version`, at times with a new directory entry at a place that another one had.
     fn open(&mut self, version: u64) -> u64 {
-        let index = usize::try_from(version % FILES).unwrap();
+        let index = usize::try_from(version % FILES as u64).unwrap();
         let known = self.dentries[index];
         if known != 0 && !mix(version, 2).is_multiple_of(4) {
             return self.guest.file(known);
@@ -111,7 +111,8 @@ impl Mutator {
         let dentry = self.guest.dentry(Some(root), &name(version));
         // By name, so that there are not more files than cookies.
         let inode = self.guest.get(dentry, Field::DentryInode);
-        self.guest.set(inode, Field::InodeNumber, version % FILES);
+        self.guest
+            .set(inode, Field::InodeNumber, version % FILES as u64);
         self.dentries[index] = dentry;
         self.guest.file(dentry)
     }
