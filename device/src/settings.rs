@@ -36,6 +36,8 @@ pub struct Settings {
     pub cpu_buffer_size: u32,
     /// Bytes of one sample buffer: a multiple of 8, [`MIN_BUFFER_BYTES`] to [`MAX_BUFFER_BYTES`].
     pub sample_buffer_bytes: u32,
+    /// Whether samples that come when their process is gone are resolved by what is remembered of it; OProfile loses them.
+    pub late_samples: bool,
 }
 
 impl Default for Settings {
@@ -49,6 +51,7 @@ impl Default for Settings {
             buffer_watershed: 32_768,
             cpu_buffer_size: 8_192,
             sample_buffer_bytes: 4_096,
+            late_samples: true,
         }
     }
 }

@@ -102,7 +102,7 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
             .map_err(|_| SettingsError::Watershed { size, watershed })?;
         let events = SharedEvents::new(buffer);
         let state = Mutex::new(State {
-            engine: Engine::new(settings.vcpus, events.clone()),
+            engine: Engine::new(&settings, events.clone()),
             link: None,
             interrupt: None,
         });

@@ -45,7 +45,7 @@ impl GuestView {
         };
         let memory = guest.memory();
         Self {
-            guest: Guest::new(&*memory, description, layout, guest.init_task()).unwrap(),
+            guest: Guest::new(&*memory, description, layout, guest.init_task(), false).unwrap(),
             memory,
             cookies: Cookies::default(),
             faults: FaultLog::default(),
@@ -70,7 +70,7 @@ impl GuestView {
             faults,
         } = self;
         ViewWorld {
-            world: GuestWorld::new(guest, &**memory, cookies, faults),
+            world: GuestWorld::new(guest, &**memory, cookies, faults, 0),
             spaces: Vec::new(),
         }
     }

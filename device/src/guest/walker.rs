@@ -18,7 +18,7 @@ pub(super) enum Stop {
 
 /// Reads kernel objects.
 #[derive(Debug)]
-pub(super) struct Walker<'a, M> {
+pub(super) struct Walker<'a, M: GuestMemoryBackend> {
     pub ram: Ram<'a, M>,
     pub space: &'a mut KernelSpace,
     pub layout: Layout,
