@@ -7,16 +7,30 @@ use super::record::{ESCAPE, MODULE_LOADED};
 /// Bytes of a word as a reader counts them.
 const WORD_BYTES: u64 = 8;
 
-/// The watershed leaves no room for words.
+/// An event buffer that cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error(
-    "Event buffer watershed of {watershed} words must be below the buffer's size of {size} words"
-)]
-pub struct SizeError {
-    /// Size asked for, in words.
-    pub size: usize,
-    /// Watershed asked for, in words.
-    pub watershed: usize,
+pub enum SizeError {
+    /// The watershed leaves no room for words.
+    #[error(
+        "Event buffer watershed of {watershed} words must be below the buffer's size of {size} words"
+    )]
+    Watershed {
+        /// Size asked for, in words.
+        size: usize,
+        /// Watershed asked for, in words.
+        watershed: usize,
+    },
+    /// More than the host has memory for.
+    #[error("No memory for an event buffer of {0} words")]
+    Memory(usize),
+    /// Words wait for a reader, and not all of them would fit.
+    #[error("Event buffer of {size} words cannot take the {pending} words that wait to be read")]
+    Pending {
+        /// Size asked for, in words.
+        size: usize,
+        /// Words in the buffer.
+        pending: usize,
+    },
 }
 
 /// A circular range that does not lie in its ring.
@@ -66,11 +80,13 @@ pub fn check_read(size: usize, count: u64, offset: u64) -> Result<(), ReadError>
 /// A fixed array of words that is filled by syncs and emptied as a whole by reads.
 ///
 /// When it is full, further words are dropped one by one and counted: a record may be cut anywhere, but only
-/// the last one before a read.
-#[derive(Debug)]
+/// the last one before a read. Without its array, before OProfile's open and after its close, it drops words uncounted;
+/// whether it is ready lasts from one array to the next.
+#[derive(Debug, Default)]
 pub struct EventBuffer {
     /// Capacity `size` from the start: adding never allocates.
     words: Vec<u64>,
+    /// 0 without an array.
     size: usize,
     /// Fill at which the reader is woken.
     mark: usize,
@@ -79,31 +95,79 @@ pub struct EventBuffer {
     lost_words: u64,
 }
 
+/// Fill at which the reader is woken.
+fn mark(size: usize, watershed: usize) -> Result<usize, SizeError> {
+    size.checked_sub(watershed)
+        .filter(|&mark| mark != 0)
+        .ok_or(SizeError::Watershed { size, watershed })
+}
+
 impl EventBuffer {
     /// An empty buffer of `size` words that wakes its reader when all but `watershed` words are filled.
     ///
     /// # Errors
-    /// When `watershed` is not below `size`.
+    /// When `watershed` is not below `size`, or there is no memory.
     pub fn new(size: usize, watershed: usize) -> Result<Self, SizeError> {
-        let mark = size
-            .checked_sub(watershed)
-            .filter(|&mark| mark != 0)
-            .ok_or(SizeError { size, watershed })?;
-        Ok(Self {
-            words: Vec::with_capacity(size),
-            size,
-            mark,
-            ready: false,
-            wakeups: 0,
-            lost_words: 0,
-        })
+        let mut buffer = Self::default();
+        buffer.allocate(size, watershed)?;
+        Ok(buffer)
+    }
+
+    /// Gives it an empty array of `size` words in place of the one it has, if any.
+    ///
+    /// # Errors
+    /// When `watershed` is not below `size`, or there is no memory; nothing has changed then.
+    pub fn allocate(&mut self, size: usize, watershed: usize) -> Result<(), SizeError> {
+        let mark = mark(size, watershed)?;
+        let mut words = Vec::new();
+        words
+            .try_reserve_exact(size)
+            .map_err(|_| SizeError::Memory(size))?;
+        (self.words, self.size, self.mark) = (words, size, mark);
+        Ok(())
+    }
+
+    /// Takes its array away, and the words in it.
+    pub fn free(&mut self) {
+        (self.words, self.size, self.mark) = (Vec::new(), 0, 0);
+    }
+
+    /// Whether it has an array.
+    #[must_use]
+    pub const fn is_allocated(&self) -> bool {
+        self.size != 0
+    }
+
+    /// Changes size and watershed and keeps the words that wait; it is ready when they reach the new mark.
+    ///
+    /// # Errors
+    /// When `watershed` is not below `size`, not all waiting words fit, or there is no memory; nothing has changed then.
+    pub fn resize(&mut self, size: usize, watershed: usize) -> Result<(), SizeError> {
+        let mark = mark(size, watershed)?;
+        let pending = self.words.len();
+        if pending > size {
+            return Err(SizeError::Pending { size, pending });
+        }
+        if size != self.size {
+            let mut words = Vec::new();
+            words
+                .try_reserve_exact(size)
+                .map_err(|_| SizeError::Memory(size))?;
+            words.append(&mut self.words);
+            self.words = words;
+        }
+        (self.size, self.mark) = (size, mark);
+        self.ready |= pending >= mark;
+        Ok(())
     }
 
     /// Adds a word; false when the buffer was full and the word has been dropped and counted.
     #[inline]
     pub fn add(&mut self, word: u64) -> bool {
         if self.words.len() >= self.size {
-            self.lost_words = self.lost_words.wrapping_add(1);
+            if self.is_allocated() {
+                self.lost_words = self.lost_words.wrapping_add(1);
+            }
             return false;
         }
         self.words.push(word);
@@ -192,13 +256,19 @@ impl EventBuffer {
         count
     }
 
+    /// Drops the words that wait and is not ready any more: what OProfile does when the reader goes.
+    pub fn clear(&mut self) {
+        self.words.clear();
+        self.ready = false;
+    }
+
     /// The words that wait for the reader.
     #[must_use]
     pub fn pending(&self) -> &[u64] {
         &self.words
     }
 
-    /// Size in words.
+    /// Size in words, 0 without an array.
     #[must_use]
     pub const fn size(&self) -> usize {
         self.size
@@ -208,6 +278,11 @@ impl EventBuffer {
     #[must_use]
     pub const fn lost_words(&self) -> u64 {
         self.lost_words
+    }
+
+    /// Counts lost words from zero again.
+    pub const fn reset_lost_words(&mut self) {
+        self.lost_words = 0;
     }
 }
 
@@ -226,7 +301,7 @@ mod tests {
 
     #[test]
     fn watershed_must_be_below_the_size() {
-        let error = SizeError {
+        let error = SizeError::Watershed {
             size: 8,
             watershed: 8,
         };
@@ -280,6 +355,45 @@ mod tests {
         assert!(buffer.is_ready());
         assert_eq!(buffer.take_wakeups(), 1);
         assert_eq!(buffer.take(&mut Vec::new()), 0);
+    }
+
+    #[test]
+    fn a_buffer_that_no_memory_can_hold_is_refused() {
+        let refused = EventBuffer::new(usize::MAX, 1).unwrap_err();
+        assert_eq!(refused, SizeError::Memory(usize::MAX));
+    }
+
+    #[test]
+    fn without_an_array_words_are_dropped_uncounted_and_ready_lasts() {
+        let mut buffer = EventBuffer::default();
+        assert!(!buffer.add(1));
+        buffer.dump();
+        buffer.allocate(4, 1).unwrap();
+        assert!(buffer.is_ready());
+        buffer.add_all([1, 2]);
+        buffer.free();
+        assert!(!buffer.add(3));
+        assert_eq!((buffer.pending().len(), buffer.lost_words()), (0, 0));
+        buffer.clear();
+        assert!(!buffer.is_ready());
+    }
+
+    #[test]
+    fn a_resize_keeps_words_and_is_refused_when_they_do_not_fit() {
+        let mut buffer = filled(8, 1, 5);
+        assert!(!buffer.is_ready());
+        let refused = SizeError::Pending {
+            size: 4,
+            pending: 5,
+        };
+        assert_eq!(buffer.resize(4, 1), Err(refused));
+        buffer.resize(16, 12).unwrap();
+        assert!(buffer.is_ready());
+        assert_eq!(buffer.pending(), [0, 1, 2, 3, 4]);
+        for word in 5..18 {
+            buffer.add(word);
+        }
+        assert_eq!((buffer.pending().len(), buffer.lost_words()), (16, 2));
     }
 
     #[test]

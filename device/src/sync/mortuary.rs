@@ -52,6 +52,12 @@ impl<T> Mortuary<T> {
         freed
     }
 
+    /// Whether the dead are kept.
+    #[must_use]
+    pub const fn is_registered(&self) -> bool {
+        self.registered
+    }
+
     /// Takes a dead task; gives it back, free at once, when nobody is registered.
     #[must_use = "a task that is given back is free"]
     pub fn bury(&mut self, task: T) -> Option<T> {

@@ -67,6 +67,11 @@ impl<T> Pipeline<T> {
         self.statistics
     }
 
+    /// Counts OProfile's counters from zero again; where entries ended stays.
+    pub fn reset_statistics(&mut self) {
+        self.statistics = Statistics::default();
+    }
+
     /// Where each entry ended.
     #[must_use]
     pub const fn account(&self) -> Account {
