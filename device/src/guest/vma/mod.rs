@@ -223,16 +223,18 @@ impl Place {
         walker: &mut Walker<'_, M>,
         mm: u64,
     ) -> Result<(), Stop> {
+        let is_counted = walker.layout.mm.has_counter();
         match &self.trail {
-            Trail::Maple(spot) => spot.check(walker, mm, self.address)?,
-            Trail::List(found) if walker.layout.mm.has_counter() => found.check(walker, mm)?,
-            // A search beside a rotation may miss a VMA: that there is none takes two that agree.
-            Trail::RbTree(found)
-                if walker.layout.mm.has_counter() && self.vma(self.address).is_some() =>
-            {
+            Trail::Maple(maple::Spot {
+                found: Some(found), ..
+            }) => found.check(walker, mm)?,
+            Trail::List(found) if is_counted => found.check(walker, mm)?,
+            Trail::RbTree(found) if is_counted && self.vma(self.address).is_some() => {
                 found.check(walker, mm)?;
             }
-            Trail::List(_) | Trail::RbTree(_) => {
+            // That there is no VMA takes two searches that agree: one beside a rotation, or in a node that is being made into
+            // another, may miss it.
+            Trail::Maple(_) | Trail::List(_) | Trail::RbTree(_) => {
                 if search(walker, mm, self.address)? != self.trail {
                     return Err(Stop::Changed);
                 }
