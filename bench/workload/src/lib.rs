@@ -1,0 +1,30 @@
+//! Recorded sample loads of known outcome: samples of a world of tasks and mappings, and the hash of the event stream that
+//! OProfile's C pipeline makes of them.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`file`] | the files in `bench/data`, read |
+//! | [`world`] | their world on the host's side: sorted arrays |
+//! | [`replay`] | writer → words → pipeline → event buffer, step by step, so that each can be timed |
+//! | [`stream`] | the hash of an event stream |
+//!
+//! ```text
+//! let workload = Workload::load(&MIXED)?;
+//! let mut replay = Replay::new(&workload)?;
+//! for batch in workload.batches() { replay.write(batch); replay.sync(); replay.read(false); }
+//! replay.read(true);
+//! MIXED.check(replay.stream())?;
+//! ```
+
+pub mod file;
+pub mod replay;
+pub mod stream;
+pub mod world;
+
+pub use file::{ANONYMOUS, MIXED, Recorded, Sample, TRACE, Task, Vma, Workload, WorkloadError};
+pub use replay::Replay;
+pub use stream::{StreamHash, WrongStream};
+pub use world::ScriptedWorld;
+
+#[cfg(test)]
+mod tests;
