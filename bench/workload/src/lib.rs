@@ -7,6 +7,7 @@
 //! | [`world`] | their world on the host's side: sorted arrays |
 //! | [`replay`] | writer → words → pipeline → event buffer, step by step, so that each can be timed |
 //! | [`stream`] | the hash of an event stream |
+//! | `loopback` | agent and device in one process, with guest RAM between them (feature `loopback`) |
 //!
 //! ```text
 //! let workload = Workload::load(&MIXED)?;
@@ -17,6 +18,8 @@
 //! ```
 
 pub mod file;
+#[cfg(feature = "loopback")]
+pub mod loopback;
 pub mod replay;
 pub mod stream;
 pub mod world;
