@@ -1,5 +1,7 @@
 //! The plain event buffer, after OProfile's (Linux 4.7).
 
+use std::mem;
+
 use thiserror::Error;
 
 use super::record::{ESCAPE, MODULE_LOADED};
@@ -69,9 +71,10 @@ pub fn check_read(size: usize, count: u64, offset: u64) -> Result<(), ReadError>
 /// the last one before a read.
 #[derive(Debug)]
 pub struct EventBuffer {
-    /// Capacity `size` from the start: adding never allocates.
-    words: Vec<u64>,
-    size: usize,
+    /// All of the buffer's words, filled or not: adding never allocates.
+    words: Box<[u64]>,
+    /// How many are filled, from the first on.
+    filled: usize,
     /// Fill at which the reader is woken.
     mark: usize,
     ready: bool,
@@ -90,8 +93,8 @@ impl EventBuffer {
             .filter(|&mark| mark != 0)
             .ok_or(SizeError { size, watershed })?;
         Ok(Self {
-            words: Vec::with_capacity(size),
-            size,
+            words: vec![0; size].into_boxed_slice(),
+            filled: 0,
             mark,
             ready: false,
             wakeups: 0,
@@ -102,25 +105,46 @@ impl EventBuffer {
     /// Adds a word; false when the buffer was full and the word has been dropped and counted.
     #[inline]
     pub fn add(&mut self, word: u64) -> bool {
-        if self.words.len() >= self.size {
-            self.lost_words = self.lost_words.wrapping_add(1);
-            return false;
-        }
-        self.words.push(word);
-        if self.words.len() == self.mark {
-            self.wake();
-        }
-        true
+        self.add_all([word])
     }
 
     /// Adds `words` in order; false when not all of them fitted.
     #[inline]
     pub fn add_all<const N: usize>(&mut self, words: [u64; N]) -> bool {
-        let mut fitted = true;
-        for word in words {
-            fitted = self.add(word);
+        let before = self.filled;
+        let room = self.words.get_mut(before..).unwrap_or_default();
+        let Some(room) = room.first_chunk_mut::<N>() else {
+            return self.add_last(&words);
+        };
+        // Not `*room = words`: the words, put together one by one and copied as a block, would have to pass through memory.
+        for (place, word) in room.iter_mut().zip(words) {
+            *place = word;
         }
-        fitted
+        self.filled = before + N;
+        self.wake_at_mark(before);
+        true
+    }
+
+    /// Adds as many of `words` as there is room for; the others are dropped and counted.
+    #[cold]
+    fn add_last(&mut self, words: &[u64]) -> bool {
+        let before = self.filled;
+        let room = self.words.get_mut(before..).unwrap_or_default();
+        let fitting = room.len().min(words.len());
+        room[..fitting].copy_from_slice(&words[..fitting]);
+        self.filled = before + fitting;
+        self.wake_at_mark(before);
+        let lost = (words.len() - fitting) as u64;
+        self.lost_words = self.lost_words.wrapping_add(lost);
+        lost == 0
+    }
+
+    /// Wakes the reader when the buffer, filled up to `before` then, has been filled up to the mark or beyond.
+    #[inline]
+    fn wake_at_mark(&mut self, before: usize) {
+        if before < self.mark && self.filled >= self.mark {
+            self.wake();
+        }
     }
 
     /// Adds the words of `ring` from index `start` up to and without `stop`, going on at 0 once the index has reached
@@ -185,23 +209,21 @@ impl EventBuffer {
     /// Appends everything that is in the buffer to `into`, possibly nothing, and returns the number of words. The
     /// buffer is empty and not ready then.
     pub fn take(&mut self, into: &mut Vec<u64>) -> usize {
-        let count = self.words.len();
-        into.extend_from_slice(&self.words);
-        self.words.clear();
+        into.extend_from_slice(self.pending());
         self.ready = false;
-        count
+        mem::take(&mut self.filled)
     }
 
     /// The words that wait for the reader.
     #[must_use]
     pub fn pending(&self) -> &[u64] {
-        &self.words
+        self.words.get(..self.filled).unwrap_or_default()
     }
 
     /// Size in words.
     #[must_use]
     pub const fn size(&self) -> usize {
-        self.size
+        self.words.len()
     }
 
     /// Words dropped because the buffer was full (OProfile's `event_lost_overflow`).
