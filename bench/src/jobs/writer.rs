@@ -4,10 +4,9 @@ use std::error::Error;
 use std::fmt;
 
 use oprofile_device::Settings;
-use oprofile_device::test_utils::{COMPACT_LAYOUT, SyntheticGuest};
+use oprofile_device::test_utils::SyntheticGuest;
 use oprofile_guest_agent::Sample;
-use oprofile_wire::layout::VmaStore;
-use oprofile_workload::loopback::{Layout, Loopback, Sampler};
+use oprofile_workload::loopback::{Loopback, Sampler};
 use oprofile_workload::{MIXED, ScriptedWorld, Workload};
 
 use super::{Failure, Job};
@@ -38,11 +37,7 @@ impl Error for Lost {}
 pub fn prepare() -> Result<Box<dyn Job>, Failure> {
     let guest = SyntheticGuest::default();
     let one_task = guest.init_task();
-    let layout = Layout {
-        store: VmaStore::List,
-        entries: COMPACT_LAYOUT,
-    };
-    let loopback = Loopback::new(guest, &layout, Settings::default())?;
+    let loopback = Loopback::new(guest, Settings::default())?;
     let workload = Workload::load(&MIXED)?;
     let sample = |sample: &oprofile_workload::Sample| Sample {
         pc: sample.pc,

@@ -4,10 +4,12 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`file`] | the files in `bench/data`, read |
+//! | [`generate`] | loads of the same kind, of any size |
 //! | [`world`] | their world on the host's side: sorted arrays |
 //! | [`replay`] | writer → words → pipeline → event buffer, step by step, so that each can be timed |
 //! | [`stream`] | the hash of an event stream |
 //! | `loopback` | agent and device in one process, with guest RAM between them (feature `loopback`) |
+//! | `ram` | a workload's world in that RAM (feature `loopback`) |
 //!
 //! ```text
 //! let workload = Workload::load(&MIXED)?;
@@ -18,13 +20,17 @@
 //! ```
 
 pub mod file;
+pub mod generate;
 #[cfg(feature = "loopback")]
 pub mod loopback;
+#[cfg(feature = "loopback")]
+pub mod ram;
 pub mod replay;
 pub mod stream;
 pub mod world;
 
 pub use file::{ANONYMOUS, MIXED, Recorded, Sample, TRACE, Task, Vma, Workload, WorkloadError};
+pub use generate::Shape;
 pub use replay::Replay;
 pub use stream::{StreamHash, WrongStream};
 pub use world::ScriptedWorld;

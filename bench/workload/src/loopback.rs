@@ -23,7 +23,6 @@ use oprofile_guest_agent::{
     BringUpError, Clock, Control, CpuAgent, Description, DmaMemory, InterruptCause, Platform,
     RequestError, Sample,
 };
-use oprofile_wire::layout::{LayoutEntry, VmaStore};
 use oprofile_wire::{DEFAULT_DEVICE_ID, QUEUE_SIZE};
 use thiserror::Error;
 use virtio_queue::{Queue, QueueT};
@@ -50,15 +49,6 @@ pub enum LoopbackError {
     /// The agent cannot use the device's settings.
     #[error("Agent refuses the settings")]
     AgentSettings(#[from] oprofile_guest_agent::SettingsError),
-}
-
-/// How the guest's kernel keeps its objects.
-#[derive(Clone, Copy, Debug)]
-pub struct Layout {
-    /// Its VMAs.
-    pub store: VmaStore,
-    /// Fields of its structures.
-    pub entries: &'static [LayoutEntry],
 }
 
 /// A device nobody needs to be told about: the agent looks by itself.
@@ -246,12 +236,9 @@ impl Loopback {
     ///
     /// # Errors
     /// The first step that fails.
-    pub fn new(
-        guest: SyntheticGuest,
-        layout: &Layout,
-        settings: Settings,
-    ) -> Result<Self, LoopbackError> {
+    pub fn new(guest: SyntheticGuest, settings: Settings) -> Result<Self, LoopbackError> {
         let vcpus = settings.vcpus;
+        let shape = guest.shape().clone();
         let device = Device::new(settings)?;
         let reader = device.open_events()?;
         let transport = LoopbackTransport::new(device, guest.memory());
@@ -268,8 +255,8 @@ impl Loopback {
             },
             cpus: vcpus,
             release: b"synthetic",
-            vma_store: layout.store,
-            layout: layout.entries,
+            vma_store: shape.store,
+            layout: &shape.layout,
         };
         let kernel = Kernel {
             guest: RefCell::new(guest),
@@ -315,6 +302,12 @@ impl Loopback {
             agent: &mut agent,
             kernel: &self.kernel,
         })
+    }
+
+    /// The guest, without agent and device. What the agent took of its RAM is not given back.
+    #[must_use]
+    pub fn into_guest(self) -> SyntheticGuest {
+        self.kernel.guest.into_inner()
     }
 
     /// Appends what is in the event buffer to `words`.
