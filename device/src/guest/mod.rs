@@ -28,6 +28,8 @@ use vm_memory::GuestMemoryBackend;
 
 pub use vma::MAX_VMAS;
 pub(crate) use world::GuestWorld;
+#[cfg(any(test, feature = "test-utils"))]
+pub(crate) use world::{WORK_PER_QUESTION, WORK_PER_SYNC};
 
 use layout::Layout;
 use memory::Ram;

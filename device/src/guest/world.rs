@@ -17,11 +17,11 @@ const MAX_TRIES: u32 = 8;
 
 /// Work for one question of the pipeline: the longest list of VMAs, each read once in a space that is walked without
 /// large pages, and a path.
-const WORK_PER_QUESTION: u32 = 512 * 1024;
+pub(crate) const WORK_PER_QUESTION: u32 = 512 * 1024;
 
 /// Work for one sync, a fraction of a second: so long at most may a guest hold the device's lock, and with it a
 /// vCPU that rang its doorbell, with structures made for it.
-const WORK_PER_SYNC: u32 = 4 * 1024 * 1024;
+pub(crate) const WORK_PER_SYNC: u32 = 4 * 1024 * 1024;
 
 /// VMAs and files that a sync remembers: program and libraries of a few processes.
 const CACHED: usize = 16;
