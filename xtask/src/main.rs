@@ -2,6 +2,7 @@
 
 mod apt;
 mod cargo;
+mod fuzz;
 mod kvm_tests;
 mod lab;
 mod machine;

@@ -3,6 +3,7 @@
 mod conformance;
 mod demo;
 mod fmt;
+mod fuzz;
 mod lab;
 mod lint;
 mod probe;
@@ -27,6 +28,8 @@ pub enum Command {
     Lint,
     /// Runs a folder of golden scenarios of OProfile's pipeline.
     Conformance(conformance::Arguments),
+    /// Runs the fuzz targets.
+    Fuzz(fuzz::Arguments),
     /// Formats the code.
     Fmt,
     /// Says whether this machine's KVM is good enough, and why not.
@@ -45,6 +48,7 @@ impl Command {
             Self::Test(arguments) => test::run(&arguments),
             Self::Lint => lint::run_lint().map(done).map_err(Failure::new),
             Self::Conformance(arguments) => conformance::run(&arguments),
+            Self::Fuzz(arguments) => fuzz::run(&arguments),
             Self::Fmt => fmt::run_fmt().map(done).map_err(Failure::new),
             Self::Lab(arguments) => lab::run(arguments),
             Self::Probe => Ok(probe::run()),
