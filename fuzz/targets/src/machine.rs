@@ -123,7 +123,17 @@ impl Machine {
         }
     }
 
-    /// Says hello with this payload and brings all vCPUs online; false when it is refused.
+    /// Resets the device and puts it into another guest, with other RAM.
+    pub fn replace_guest(&mut self, mut scene: Scene) {
+        self.step(|machine| machine.device.reset());
+        self.ram = Arc::new(WatchedRam::new(&scene.guest.memory()));
+        let start = scene.guest.allocate(CHAIN_BYTES);
+        self.chains = (start, start);
+        self.rings = Self::new_rings(&mut scene.guest);
+        self.scene = scene;
+    }
+
+    /// Says hello as the guest is, and brings all vCPUs online; false when it is refused.
     pub fn hello(&mut self) -> bool {
         let layout = SyntheticGuest::descriptor(VmaStore::List, self.scene.layout());
         let request = SyntheticGuest::hello_request(&self.scene.guest.hello(), &layout);

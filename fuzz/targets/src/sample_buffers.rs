@@ -22,14 +22,17 @@ struct Input {
     buffers: Vec<Buffer>,
 }
 
+/// A buffer to be posted.
 #[derive(Arbitrary, Debug)]
-struct Buffer {
-    second_vcpu: bool,
+pub struct Buffer {
+    /// Of vCPU 1, not 0.
+    pub second_vcpu: bool,
     /// How the vCPU is synced: not yet, by tick, doorbell or kick.
     sync: u8,
     header: Header,
     entries: Vec<Word>,
-    cuts: Vec<u16>,
+    /// Where its bytes are cut into descriptors.
+    pub cuts: Vec<u16>,
     /// Bytes behind it that make its length odd.
     odd: u8,
 }
@@ -156,7 +159,8 @@ fn post(input: &Input) {
 
 impl Buffer {
     /// The buffer, and its words as far as it is one.
-    fn bytes(&self, machine: &Machine, vcpu: u16, sequence: u64) -> (Vec<u8>, Vec<u64>) {
+    #[must_use]
+    pub fn bytes(&self, machine: &Machine, vcpu: u16, sequence: u64) -> (Vec<u8>, Vec<u64>) {
         let (mut words, mut samples) = (Vec::new(), 0);
         for word in self.entries.iter().take(512) {
             word.push(machine, &mut words, &mut samples);

@@ -3,6 +3,8 @@
 //! A scene begins as what a real kernel would have in RAM, so that look-ups go all the way; what they must answer is known
 //! then. Words that are written over it afterwards make it arbitrary.
 
+use std::cell::RefCell;
+
 use arbitrary::Arbitrary;
 use oprofile_device::guest::paging::Levels;
 use oprofile_device::test_utils::{LINEAR_BASE, SyntheticGuest, VmaSpec};
@@ -48,7 +50,7 @@ pub struct MappingPlan {
 }
 
 /// A process to be made.
-#[derive(Arbitrary, Debug)]
+#[derive(Arbitrary, Debug, Default)]
 pub struct ProcessPlan {
     mappings: Vec<MappingPlan>,
     /// Anonymous mappings of a page each behind those: long lists and deep trees.
@@ -57,7 +59,7 @@ pub struct ProcessPlan {
 }
 
 /// A guest to be made.
-#[derive(Arbitrary, Debug)]
+#[derive(Arbitrary, Debug, Default)]
 pub struct ScenePlan {
     five_levels: bool,
     files: Vec<FilePlan>,
@@ -111,15 +113,36 @@ fn offset_of(layout: &[LayoutEntry], field: Field) -> Option<u64> {
     Some(entry.offset.get().into())
 }
 
+thread_local! {
+    /// Guests without processes that were made before, by levels and layout: copying one is a tenth of the work.
+    static BARE: RefCell<Vec<(Levels, &'static [LayoutEntry], SyntheticGuest)>> =
+        const { RefCell::new(Vec::new()) };
+}
+
+fn bare_guest(five_levels: bool, layout: &'static [LayoutEntry]) -> SyntheticGuest {
+    let levels = match five_levels {
+        true => Levels::Five,
+        false => Levels::Four,
+    };
+    BARE.with_borrow_mut(|made| {
+        let same = |(made_levels, made_layout, _): &&(Levels, &[LayoutEntry], _)| {
+            *made_levels == levels && std::ptr::eq(*made_layout, layout)
+        };
+        if let Some((.., guest)) = made.iter().find(same) {
+            return guest.duplicate();
+        }
+        let guest = SyntheticGuest::new(levels, layout);
+        let copy = guest.duplicate();
+        made.push((levels, layout, guest));
+        copy
+    })
+}
+
 impl Scene {
     /// Makes what is planned, by this layout.
     #[must_use]
     pub fn new(plan: &ScenePlan, layout: &'static [LayoutEntry]) -> Self {
-        let levels = match plan.five_levels {
-            true => Levels::Five,
-            false => Levels::Four,
-        };
-        let mut guest = SyntheticGuest::new(levels, layout);
+        let mut guest = bare_guest(plan.five_levels, layout);
         let start = guest.allocate(0);
         let mut scene = Self {
             guest,
