@@ -5,7 +5,7 @@
 //! tells one file from another; the same address with other values gets another id.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 /// Most cookies of one device. A busy build machine maps some 10,000 files in a day; the bound keeps a guest that
 /// invents files from filling the host's memory (4 KiB of path at most each, 256 MiB in all).
@@ -64,12 +64,20 @@ enum Key {
     Anonymous { tgid: u32, start: u64, end: u64 },
 }
 
+/// What a cookie was given out for.
+#[derive(Debug)]
+struct Target {
+    key: Arc<Key>,
+    /// Of a file: it had been unlinked when it was seen last.
+    deleted: bool,
+}
+
 /// The cookies that have been given out.
 #[derive(Debug, Default)]
 pub(crate) struct Cookies {
-    ids: HashMap<Key, u64>,
+    ids: HashMap<Arc<Key>, u64>,
     /// Index is the cookie less [`FIRST_COOKIE`].
-    targets: Vec<CookieTarget>,
+    targets: Vec<Target>,
 }
 
 /// What all files beyond the cap are called: not absolute, so no file of the guest has this path.
@@ -78,51 +86,38 @@ const OVERFLOW_NAME: &[u8] = b"[too many files]";
 impl Cookies {
     /// The cookie of a file. Whether it is deleted is remembered but makes no other file of it.
     pub fn file(&mut self, key: FileKey, deleted: bool) -> u64 {
-        let target = |key: &FileKey| CookieTarget::File {
-            path: key.path.clone(),
-            deleted,
-            inode: key.inode,
-            generation: key.generation,
-            device: key.device,
-        };
-        let new = target(&key);
-        let cookie = self.intern(Key::File(key), new);
-        if let Some(CookieTarget::File { deleted: known, .. }) = self.target_mut(cookie) {
-            *known = deleted;
+        let cookie = self.intern(Key::File(key));
+        let target = Self::index(cookie).and_then(|index| self.targets.get_mut(index));
+        if let Some(target) = target {
+            target.deleted = deleted;
         }
         cookie
     }
 
     /// The cookie of an anonymous region.
     pub fn anonymous(&mut self, tgid: u32, start: u64, end: u64) -> u64 {
-        let target = CookieTarget::Anonymous {
-            tgid,
-            start,
-            end,
-            name: b"anon".to_vec(),
-        };
-        self.intern(Key::Anonymous { tgid, start, end }, target)
+        self.intern(Key::Anonymous { tgid, start, end })
     }
 
-    fn intern(&mut self, key: Key, target: CookieTarget) -> u64 {
-        let full = self.targets.len() >= MAX_COOKIES;
-        match self.ids.entry(key) {
-            Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(_) if full => OVERFLOW_COOKIE,
-            Entry::Vacant(free) => {
-                let cookie = FIRST_COOKIE + self.targets.len() as u64;
-                self.targets.push(target);
-                *free.insert(cookie)
-            }
+    fn intern(&mut self, key: Key) -> u64 {
+        if let Some(&known) = self.ids.get(&key) {
+            return known;
         }
+        if self.targets.len() >= MAX_COOKIES {
+            return OVERFLOW_COOKIE;
+        }
+        let cookie = FIRST_COOKIE + self.targets.len() as u64;
+        let key = Arc::new(key);
+        self.ids.insert(Arc::clone(&key), cookie);
+        self.targets.push(Target {
+            key,
+            deleted: false,
+        });
+        cookie
     }
 
     fn index(cookie: u64) -> Option<usize> {
         usize::try_from(cookie.checked_sub(FIRST_COOKIE)?).ok()
-    }
-
-    fn target_mut(&mut self, cookie: u64) -> Option<&mut CookieTarget> {
-        self.targets.get_mut(Self::index(cookie)?)
     }
 
     /// What `cookie` stands for.
@@ -136,7 +131,22 @@ impl Cookies {
                 device: 0,
             });
         }
-        self.targets.get(Self::index(cookie)?).cloned()
+        let target = self.targets.get(Self::index(cookie)?)?;
+        Some(match &*target.key {
+            Key::File(key) => CookieTarget::File {
+                path: key.path.clone(),
+                deleted: target.deleted,
+                inode: key.inode,
+                generation: key.generation,
+                device: key.device,
+            },
+            &Key::Anonymous { tgid, start, end } => CookieTarget::Anonymous {
+                tgid,
+                start,
+                end,
+                name: b"anon".to_vec(),
+            },
+        })
     }
 
     /// Cookies given out.
@@ -182,6 +192,28 @@ mod tests {
         other_inode.inode = 40;
         let replaced = cookies.file(other_inode, false);
         assert!(first != renamed && first != replaced && renamed != replaced);
+    }
+
+    #[test]
+    fn everything_in_a_key_tells_files_apart() {
+        type Change = fn(&mut FileKey);
+        let changes: [Change; 7] = [
+            |key| key.mount += 1,
+            |key| key.dentry += 1,
+            |key| key.inode_pointer += 1,
+            |key| key.inode += 1,
+            |key| key.generation += 1,
+            |key| key.device += 1,
+            |key| key.path.push(b'/'),
+        ];
+        let mut cookies = Cookies::default();
+        let mut given = vec![cookies.file(key(2, b"/bin/a"), false)];
+        for change in changes {
+            let mut other = key(2, b"/bin/a");
+            change(&mut other);
+            given.push(cookies.file(other, false));
+        }
+        assert_eq!(given, (FIRST_COOKIE..).take(8).collect::<Vec<_>>());
     }
 
     #[test]

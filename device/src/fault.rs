@@ -65,6 +65,8 @@ faults! {
     BadMapping = "bad_mapping",
     /// A list of mappings that is not ascending or does not end.
     CyclicList = "cyclic_list",
+    /// A tree of mappings that is deeper than any can be, or has a node of no known kind.
+    BadTree = "bad_mapping_tree",
     /// A file, or a path to it, that cannot be read.
     BadPath = "bad_path",
     /// A look-up that needed more reads than one sample or one sync may have.

@@ -101,6 +101,9 @@ fields! {
     MmMapleTree = 21,
     /// Address space: `u32` or `u64` that changes whenever the VMAs do, odd while they are being changed.
     MmSequence = 22,
+    /// Address space: `u32` or `u64` that changes after VMAs were taken out and before their memory is reused; odd or even
+    /// means nothing (Linux 3.15 to 6.0: `vmacache_seqnum`; 6.4 to 6.13: `mm_lock_seq`).
+    MmGeneration = 23,
 
     /// VMA: first address.
     VmaStart = 32,
@@ -116,17 +119,31 @@ fields! {
     VmaMm = 37,
     /// VMA: next of the sorted list.
     VmaNext = 38,
-    /// VMA: the embedded red-black node.
+    /// VMA: the embedded red-black node; pointers to a node lead here.
     VmaRb = 39,
     /// Constant: bit mask in the VMA's flags that marks executable memory.
     VmaFlagExec = 40,
     /// Constant: log2 of the unit of [`Field::VmaPageOffset`].
     PageShift = 41,
+    /// Red-black node: pointer to the right child. Without it 8, as in every Linux.
+    RbRight = 42,
+    /// Red-black node: pointer to the left child. Without it 16, as in every Linux.
+    RbLeft = 43,
 
     /// Maple tree: root word.
     MapleRoot = 48,
     /// Maple tree: flags, `u32`.
     MapleFlags = 49,
+    /// Maple node of kind `leaf_64` or `range_64`: array of pivots, `u64` each. Without it 15 at 8 (64-bit Linux 6.1).
+    MapleRangePivots = 50,
+    /// The same node: array of slots, 8 bytes each, one more than pivots. Without it 16 at 128.
+    MapleRangeSlots = 51,
+    /// Maple node of kind `arange_64`: array of pivots. Without it 9 at 8.
+    MapleArangePivots = 52,
+    /// The same node: array of slots, one more than pivots. Without it 10 at 80.
+    MapleArangeSlots = 53,
+    /// Maple node of kind `dense`: array of slots. Without it 31 at 8.
+    MapleDenseSlots = 54,
 
     /// File: pointer to the mount's visible part (`vfsmount`).
     FileMount = 64,

@@ -19,6 +19,8 @@ pub mod space;
 
 mod path;
 mod task;
+#[cfg(any(test, feature = "test-utils"))]
+pub(crate) mod view;
 mod vma;
 mod walker;
 mod world;

@@ -14,7 +14,7 @@ const MAX_NAME: usize = 255;
 const MAX_PATH: usize = 4_096;
 
 /// Most steps, over names and mounts together, from a file up to the root.
-const MAX_STEPS: u32 = 256;
+const MAX_STEPS: usize = 256;
 
 /// A file as the guest has it now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,12 +23,14 @@ pub(super) struct FileFacts {
     pub deleted: bool,
 }
 
-/// A copy of a directory entry, whole in itself.
+/// A copy of a directory entry. That it was whole shows when its sequence number is looked at again.
 struct Dentry {
     parent: u64,
     inode: u64,
     /// Not in its directory any more; false when the layout does not tell.
     is_unlinked: bool,
+    /// Changes with each rename; `None` when the layout does not tell.
+    sequence: Option<u32>,
     name: [u8; MAX_NAME],
     name_length: usize,
 }
@@ -38,7 +40,7 @@ impl Dentry {
         self.name.get(..self.name_length).unwrap_or_default()
     }
 
-    /// Copies the entry at `pointer` and its name; a rename meanwhile shows in its sequence number.
+    /// Copies the entry at `pointer` and its name.
     fn read<M: GuestMemoryBackend>(walker: &mut Walker<'_, M>, pointer: u64) -> Result<Self, Stop> {
         let layout = walker.layout.dentry;
         let copied = walker.window(pointer, layout.window, Fault::BadPath)?;
@@ -52,6 +54,7 @@ impl Dentry {
             is_unlinked: layout
                 .hash_link
                 .is_some_and(|offset| copied.u64(offset) == 0),
+            sequence,
             name: [0; MAX_NAME],
             name_length: copied.u32(layout.name_length) as usize,
         };
@@ -60,13 +63,48 @@ impl Dentry {
         if !name.is_empty() {
             walker.bytes(copied.u64(layout.name), name, Fault::BadPath)?;
         }
-        if let Some(offset) = layout.sequence {
-            let again = walker.window(pointer, layout.window, Fault::BadPath)?;
-            if sequence != Some(again.u32(offset)) {
+        Ok(dentry)
+    }
+}
+
+/// The directory entries of a path with their sequence numbers. When all of them are still the same at the end, the path is
+/// one that the file had, and not the beginning of one and the end of another.
+struct Visited {
+    entries: [(u64, u32); MAX_STEPS],
+    count: usize,
+}
+
+impl Visited {
+    const fn new() -> Self {
+        Self {
+            entries: [(0, 0); MAX_STEPS],
+            count: 0,
+        }
+    }
+
+    /// Remembers an entry; `None` when there were too many.
+    fn add(&mut self, pointer: u64, dentry: &Dentry) -> Option<()> {
+        if let Some(sequence) = dentry.sequence {
+            *self.entries.get_mut(self.count)? = (pointer, sequence);
+            self.count += 1;
+        }
+        Some(())
+    }
+
+    fn check<M: GuestMemoryBackend>(&self, walker: &mut Walker<'_, M>) -> Result<(), Stop> {
+        let layout = walker.layout.dentry;
+        let Some(offset) = layout.sequence else {
+            return Ok(());
+        };
+        for &(pointer, sequence) in self.entries.iter().take(self.count) {
+            // In a window of at most 256 bytes, within the largest offset.
+            let offset = u64::from(layout.window.start) + offset as u64;
+            let word = pointer.wrapping_add(offset);
+            if walker.u32(word, 0, Fault::BadPath)? != sequence {
                 return Err(Stop::Changed);
             }
         }
-        Ok(dentry)
+        Ok(())
     }
 }
 
@@ -92,8 +130,17 @@ impl PathBuilder {
         Some(())
     }
 
-    fn finish(&self) -> Vec<u8> {
-        self.bytes.get(self.start..).unwrap_or_default().to_vec()
+    const fn is_empty(&self) -> bool {
+        self.start == MAX_PATH
+    }
+
+    /// The path; of nothing it is the root.
+    fn finish(&self, is_detached: bool) -> Path {
+        let bytes = match self.bytes.get(self.start..).unwrap_or_default() {
+            b"" if !is_detached => b"/".to_vec(),
+            bytes => bytes.to_vec(),
+        };
+        Path { bytes, is_detached }
     }
 }
 
@@ -105,7 +152,8 @@ enum Up {
     Mounted { dentry: u64, mount: u64 },
     /// Nowhere: the path is absolute.
     Root,
-    /// Nowhere, though it is no mount's root: a file in no directory (memfd, shared memory).
+    /// Nowhere, though it is no mount's root: a file in no directory (memfd, shared memory), or one that the mount does not
+    /// show.
     Detached,
 }
 
@@ -158,18 +206,26 @@ fn mount_of<M: GuestMemoryBackend>(
         .ok_or(Stop::Bad(Fault::BadPath, file))
 }
 
+/// A path, and how it begins.
+struct Path {
+    bytes: Vec<u8>,
+    is_detached: bool,
+}
+
 /// Follows the entry `leaf` up to the root.
 fn path<M: GuestMemoryBackend>(
     walker: &mut Walker<'_, M>,
     leaf: (u64, &Dentry),
     mount: u64,
-) -> Result<Vec<u8>, Stop> {
+) -> Result<Path, Stop> {
     let too_long = Stop::Bad(Fault::BadPath, leaf.0);
     let mut path = PathBuilder::new();
+    let mut visited = Visited::new();
     let (mut pointer, mut mount) = (leaf.0, mount);
     let mut current = None;
     for _ in 0..MAX_STEPS {
         let dentry = current.as_ref().unwrap_or(leaf.1);
+        visited.add(pointer, dentry).ok_or(too_long)?;
         match up(walker, pointer, dentry, mount)? {
             Up::Parent(parent) => {
                 path.prepend(dentry.name()).ok_or(too_long)?;
@@ -184,12 +240,16 @@ fn path<M: GuestMemoryBackend>(
                 mount = parent;
             }
             Up::Root => {
-                let path = path.finish();
-                return Ok(if path.is_empty() { b"/".to_vec() } else { path });
+                visited.check(walker)?;
+                return Ok(path.finish(false));
             }
             Up::Detached => {
-                path.prepend(dentry.name()).ok_or(too_long)?;
-                return Ok(path.finish());
+                // A file system's own root is called "/", which is there already when names follow.
+                if path.is_empty() || dentry.name() != b"/" {
+                    path.prepend(dentry.name()).ok_or(too_long)?;
+                }
+                visited.check(walker)?;
+                return Ok(path.finish(true));
             }
         }
         current = Some(Dentry::read(walker, pointer)?);
@@ -231,12 +291,23 @@ pub(super) fn read_file<M: GuestMemoryBackend>(
             key.device = walker.u32(super_block, device, Fault::BadPath)?;
         }
     }
+    let path = path(walker, (dentry_pointer, &dentry), mount)?;
+    key.path = path.bytes;
+    // A root is never hashed, yet not deleted; Linux calls a file that never was in a directory deleted, too.
     let is_top = dentry.parent == dentry_pointer;
-    key.path = path(walker, (dentry_pointer, &dentry), mount)?;
-    // A root is never hashed, yet not deleted; a file in no directory is shown as deleted by Linux too.
-    let deleted = dentry.is_unlinked && !(is_top && key.path == b"/");
-    if walker.u64(file, layout.file.dentry, Fault::BadPath)? != dentry_pointer {
+    let deleted = if is_top {
+        path.is_detached
+    } else {
+        dentry.is_unlinked
+    };
+    // The file's memory may have become another file's meanwhile.
+    if walker.u64(file, layout.file.dentry, Fault::BadPath)? != dentry_pointer
+        || mount_of(walker, file, layout.mount)? != mount
+    {
         return Err(Stop::Changed);
     }
     Ok(FileFacts { key, deleted })
 }
+
+#[cfg(test)]
+mod tests;

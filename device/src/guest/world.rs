@@ -255,13 +255,13 @@ impl<M: GuestMemoryBackend> World for GuestWorld<'_, M> {
             task::read(&mut world.walker, pointer)
         })?;
         let mm = Mm {
-            pointer: fields.mm,
+            pointer: fields.own_mm(),
             tgid: fields.tgid,
         };
         Some(Task {
             pid: fields.pid,
             tgid: fields.tgid,
-            mm: (fields.mm != 0).then_some(mm),
+            mm: (fields.own_mm() != 0).then_some(mm),
         })
     }
 

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use oprofile_wire::config::FLUSH_DOORBELL_OFFSET;
 use oprofile_wire::control::{Response, kind};
-use oprofile_wire::layout::VmaStore;
 use oprofile_wire::{CONTROL_QUEUE, sample_queue};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -105,7 +104,7 @@ impl Driver {
     /// Says hello, which must be accepted, and brings all vCPUs online.
     #[must_use]
     pub fn hello(mut self) -> Self {
-        let layout = self.guest.layout_bytes(VmaStore::List);
+        let layout = self.guest.layout_bytes(self.guest.store());
         let request = SyntheticGuest::hello_request(&self.guest.hello(), &layout);
         assert_eq!(self.request(&request).status.get(), 0);
         for vcpu in 0..self.sequences.len() {

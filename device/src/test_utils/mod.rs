@@ -8,10 +8,12 @@ pub mod fuzzing;
 mod guest;
 mod ring;
 
+pub use crate::guest::view::{GuestView, ViewWorld};
 pub use buffer::BufferBuilder;
 pub use driver::{Driver, Interrupts};
 pub use guest::{
-    COMPACT_LAYOUT, KERNEL_END, KERNEL_START, LINEAR_BASE, PageSize, SyntheticGuest, USER_END,
-    VmaSpec,
+    COMPACT_LAYOUT, GuestShape, KERNEL_END, KERNEL_START, LINEAR_BASE, LINUX_4_19_LAYOUT,
+    LINUX_6_1_LAYOUT, MapleInner, MapleShape, ObjectKind, PageSize, SyntheticGuest, TINY_LAYOUT,
+    USER_END, VmaSpec,
 };
 pub use ring::{Descriptor, Ring, chain_of};

@@ -275,7 +275,7 @@ fn unusable_layouts_are_refused_with_the_field() {
 }
 
 #[test]
-fn stores_that_cannot_be_walked_yet_are_refused_with_their_root() {
+fn a_store_whose_root_is_missing_is_refused_with_it() {
     let mut driver = Driver::new(SyntheticGuest::default(), 1);
     for (store, field) in [
         (VmaStore::RbTree, Field::MmVmaRoot),

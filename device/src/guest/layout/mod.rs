@@ -1,11 +1,28 @@
 //! The layout descriptor, typed: what it must have is there, and every field is as large as what is read of it.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `fields` | entries by field, each checked by itself; windows of a structure |
+//! | `store` | lists and trees of VMAs |
 
-use oprofile_wire::layout::{Descriptor, Field, LayoutEntry, MAX_OFFSET, VmaStore};
+mod fields;
+mod store;
+
+use oprofile_wire::layout::{Descriptor, Field};
 use thiserror::Error;
 
-/// Bytes that are copied of a VMA or dentry at once, from its first field of interest to behind its last. Linux's have
-/// 152 to 200 bytes.
+use fields::{Fields, Kind};
+
+pub(super) use fields::InWindow;
+pub use fields::Window;
+pub use store::{ListLayout, MapleLayout, NodeLayout, RbChild, RbTreeLayout, StoreLayout};
+
+/// Bytes that are copied of a VMA, dentry or maple node at once, from its first field of interest to behind its last.
+/// Linux's VMA and dentry have 152 to 200 bytes.
 pub const WINDOW_BYTES: usize = 256;
+
+/// Bytes of a maple node, and its alignment: the low bits of a pointer to one tell its kind.
+pub(super) const NODE_BYTES: u32 = 256;
 
 /// Largest page shift: 2^30 is the largest page of x86-64.
 const MAX_PAGE_SHIFT: u32 = 30;
@@ -31,9 +48,6 @@ pub enum LayoutError {
     /// Fields of one structure that are read at once lie too far apart.
     #[error("Layout field {0:?} lies more than {WINDOW_BYTES} bytes from others of its structure")]
     TooFarApart(Field),
-    /// A way to keep VMAs that this device cannot walk.
-    #[error("VMAs kept as {1:?} cannot be walked; use a sorted list")]
-    UnsupportedStore(Field, VmaStore),
 }
 
 impl LayoutError {
@@ -45,8 +59,7 @@ impl LayoutError {
             | Self::Duplicate(field)
             | Self::Size(field, _)
             | Self::Range(field, _)
-            | Self::TooFarApart(field)
-            | Self::UnsupportedStore(field, _) => field,
+            | Self::TooFarApart(field) => field,
         }
     }
 }
@@ -57,8 +70,15 @@ pub struct TaskLayout {
     pub(super) mm: u32,
     pub(super) pid: u32,
     pub(super) tgid: u32,
-    /// Flags, and the mask that marks a kernel thread.
-    pub(super) flags: Option<(u32, u32)>,
+    pub(super) flags: Option<TaskFlags>,
+}
+
+/// A task's flags, and the masks of those of interest; 0 when not told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TaskFlags {
+    pub(super) offset: u32,
+    pub(super) kernel_thread: u32,
+    pub(super) exiting: u32,
 }
 
 /// A field of 4 or 8 bytes.
@@ -71,23 +91,19 @@ pub(super) struct Counter {
 /// An address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MmLayout {
-    pub(super) list: u32,
+    pub(super) store: StoreLayout,
     pub(super) exe_file: Option<u32>,
     pub(super) vma_count: Option<u32>,
     pub(super) sequence: Option<Counter>,
+    pub(super) generation: Option<Counter>,
 }
 
-/// The part of a structure that is copied at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// Offset of its first byte.
-    pub(super) start: u32,
-    /// At most [`WINDOW_BYTES`].
-    pub(super) bytes: usize,
+impl MmLayout {
+    /// Whether something in the address space tells that VMAs were taken out.
+    pub(super) const fn has_counter(&self) -> bool {
+        self.sequence.is_some() || self.generation.is_some()
+    }
 }
-
-/// A field within a [`Window`]: bytes from its start.
-pub(super) type InWindow = usize;
 
 /// A VMA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +114,22 @@ pub struct VmaLayout {
     pub(super) page_offset: InWindow,
     pub(super) file: InWindow,
     pub(super) mm: InWindow,
-    pub(super) next: InWindow,
+    pub(super) flags: Option<InWindow>,
+    /// Mask in the flags that marks executable memory; 0 when not told.
+    pub(super) executable: u64,
     pub(super) page_shift: u32,
+}
+
+impl VmaLayout {
+    /// What is copied of a VMA, whatever the store.
+    const FIELDS: &[(Field, Kind)] = &[
+        (Field::VmaStart, Kind::Word),
+        (Field::VmaEnd, Kind::Word),
+        (Field::VmaPageOffset, Kind::Word),
+        (Field::VmaFile, Kind::Word),
+        (Field::VmaMm, Kind::Word),
+        (Field::VmaFlags, Kind::Word),
+    ];
 }
 
 /// An open file.
@@ -154,105 +184,20 @@ pub struct Layout {
     pub(super) inode: InodeLayout,
 }
 
-/// What a field is read as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// 8 bytes.
-    Word,
-    /// 4 bytes.
-    Half,
-    /// 4 or 8 bytes.
-    Either,
-    /// Not read as such; only its offset counts.
-    Embedded,
-    /// No field: its value is in the descriptor.
-    Constant,
-}
-
-/// The entries of a descriptor by field, each checked by itself.
-struct Fields<'a> {
-    entries: &'a [LayoutEntry],
-}
-
-impl Fields<'_> {
-    fn find(&self, field: Field) -> Result<Option<&LayoutEntry>, LayoutError> {
-        let mut found = self
-            .entries
-            .iter()
-            .filter(|entry| entry.field.get() == field as u16);
-        let first = found.next();
-        if found.next().is_some() {
-            return Err(LayoutError::Duplicate(field));
-        }
-        Ok(first)
-    }
-
-    /// Offset or constant of `field`.
-    fn get(&self, field: Field, kind: Kind) -> Result<Option<u32>, LayoutError> {
-        let Some(entry) = self.find(field)? else {
-            return Ok(None);
-        };
-        let (size, offset) = (entry.size.get(), entry.offset.get());
-        let fits = match kind {
-            Kind::Word => size == 8,
-            Kind::Half => size == 4,
-            Kind::Either => size == 4 || size == 8,
-            Kind::Embedded => size != 0,
-            Kind::Constant => size == 0,
-        };
-        if !fits {
-            return Err(LayoutError::Size(field, size));
-        }
-        if kind != Kind::Constant && offset.saturating_add(u32::from(size)) > MAX_OFFSET {
-            return Err(LayoutError::Range(field, offset));
-        }
-        Ok(Some(offset))
-    }
-
-    fn need(&self, field: Field, kind: Kind) -> Result<u32, LayoutError> {
-        self.get(field, kind)?.ok_or(LayoutError::Missing(field))
-    }
-
-    /// The window that holds those of `fields` that are there.
-    fn window(&self, fields: &[(Field, Kind)]) -> Result<Window, LayoutError> {
-        let (mut start, mut end) = (u32::MAX, 0);
-        for &(field, kind) in fields {
-            let Some(offset) = self.get(field, kind)? else {
-                continue;
-            };
-            start = start.min(offset);
-            end = end.max(offset + if kind == Kind::Half { 4 } else { 8 });
-            if (end - start) as usize > WINDOW_BYTES {
-                return Err(LayoutError::TooFarApart(field));
-            }
-        }
-        let bytes = end.saturating_sub(start) as usize;
-        Ok(Window { start, bytes })
-    }
-}
-
 impl Layout {
     /// Types and checks a descriptor.
     ///
     /// # Errors
     /// The first field that is missing, out of range or of the wrong size, or the VMA store if it cannot be walked.
     pub fn new(descriptor: &Descriptor<'_>) -> Result<Self, LayoutError> {
-        match descriptor.vma_store {
-            VmaStore::List => {}
-            store @ VmaStore::RbTree => {
-                return Err(LayoutError::UnsupportedStore(Field::MmVmaRoot, store));
-            }
-            store @ VmaStore::Maple => {
-                return Err(LayoutError::UnsupportedStore(Field::MmMapleTree, store));
-            }
-        }
-        let fields = Fields {
-            entries: descriptor.entries,
-        };
+        let fields = Fields::new(descriptor.entries);
+        let task = Self::task(&fields)?;
+        let mut window = fields.window(VmaLayout::FIELDS)?;
+        let store = StoreLayout::new(descriptor.vma_store, &fields, &mut window)?;
         Ok(Self {
-            task: Self::task(&fields)?,
-            mm: Self::mm(&fields)?,
-            vma: Self::vma(&fields)?,
+            task,
+            mm: Self::mm(&fields, store)?,
+            vma: Self::vma(&fields, window)?,
             file: FileLayout {
                 dentry: fields.need(Field::FileDentry, Kind::Word)?,
                 inode: fields.get(Field::FileInode, Kind::Word)?,
@@ -264,47 +209,43 @@ impl Layout {
     }
 
     fn task(fields: &Fields<'_>) -> Result<TaskLayout, LayoutError> {
-        let mask = fields.get(Field::TaskFlagKernelThread, Kind::Constant)?;
+        let kernel_thread = fields.get(Field::TaskFlagKernelThread, Kind::Constant)?;
+        let exiting = fields.get(Field::TaskFlagExiting, Kind::Constant)?;
         Ok(TaskLayout {
             mm: fields.need(Field::TaskMm, Kind::Word)?,
             pid: fields.need(Field::TaskPid, Kind::Half)?,
             tgid: fields.need(Field::TaskTgid, Kind::Half)?,
-            flags: match mask {
-                Some(mask) => Some((fields.need(Field::TaskFlags, Kind::Half)?, mask)),
+            flags: match kernel_thread.or(exiting) {
+                Some(_) => Some(TaskFlags {
+                    offset: fields.need(Field::TaskFlags, Kind::Half)?,
+                    kernel_thread: kernel_thread.unwrap_or(0),
+                    exiting: exiting.unwrap_or(0),
+                }),
                 None => None,
             },
         })
     }
 
-    fn mm(fields: &Fields<'_>) -> Result<MmLayout, LayoutError> {
-        let sequence = match fields.get(Field::MmSequence, Kind::Either)? {
-            Some(offset) => {
-                let entry = fields.find(Field::MmSequence)?;
-                let is_wide = entry.is_some_and(|entry| entry.size.get() == 8);
-                Some(Counter { offset, is_wide })
-            }
-            None => None,
+    fn mm(fields: &Fields<'_>, store: StoreLayout) -> Result<MmLayout, LayoutError> {
+        let counter = |field| -> Result<Option<Counter>, LayoutError> {
+            let told = fields.get_sized(field, Kind::Either)?;
+            Ok(told.map(|(offset, size)| Counter {
+                offset,
+                is_wide: size == 8,
+            }))
         };
         Ok(MmLayout {
-            list: fields.need(Field::MmVmaList, Kind::Word)?,
+            store,
             exe_file: fields.get(Field::MmExeFile, Kind::Word)?,
             vma_count: fields.get(Field::MmVmaCount, Kind::Half)?,
-            sequence,
+            sequence: counter(Field::MmSequence)?,
+            generation: counter(Field::MmGeneration)?,
         })
     }
 
-    fn vma(fields: &Fields<'_>) -> Result<VmaLayout, LayoutError> {
-        const WINDOW: [(Field, Kind); 6] = [
-            (Field::VmaStart, Kind::Word),
-            (Field::VmaEnd, Kind::Word),
-            (Field::VmaPageOffset, Kind::Word),
-            (Field::VmaFile, Kind::Word),
-            (Field::VmaMm, Kind::Word),
-            (Field::VmaNext, Kind::Word),
-        ];
-        let window = fields.window(&WINDOW)?;
+    fn vma(fields: &Fields<'_>, window: Window) -> Result<VmaLayout, LayoutError> {
         let need = |field| -> Result<InWindow, LayoutError> {
-            Ok((fields.need(field, Kind::Word)? - window.start) as usize)
+            Ok(window.place(fields.need(field, Kind::Word)?))
         };
         let page_shift = fields
             .get(Field::PageShift, Kind::Constant)?
@@ -312,6 +253,8 @@ impl Layout {
         if page_shift > MAX_PAGE_SHIFT {
             return Err(LayoutError::Range(Field::PageShift, page_shift));
         }
+        let flags = fields.get(Field::VmaFlags, Kind::Word)?;
+        let executable = fields.get(Field::VmaFlagExec, Kind::Constant)?;
         Ok(VmaLayout {
             window,
             start: need(Field::VmaStart)?,
@@ -319,7 +262,8 @@ impl Layout {
             page_offset: need(Field::VmaPageOffset)?,
             file: need(Field::VmaFile)?,
             mm: need(Field::VmaMm)?,
-            next: need(Field::VmaNext)?,
+            flags: flags.map(|offset| window.place(offset)),
+            executable: executable.map_or(0, u64::from),
             page_shift,
         })
     }
@@ -334,7 +278,7 @@ impl Layout {
             (Field::DentrySequence, Kind::Half),
         ];
         let window = fields.window(&WINDOW)?;
-        let place = |offset: u32| (offset - window.start) as usize;
+        let place = |offset: u32| window.place(offset);
         let get = |field, kind| -> Result<Option<InWindow>, LayoutError> {
             Ok(fields.get(field, kind)?.map(place))
         };
@@ -384,3 +328,6 @@ impl Layout {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
