@@ -5,7 +5,7 @@
 //! what they may cost a host that has better things to do; one for each tick, whatever comes.
 
 /// Most work for one question: a path of the greatest depth, in a space that is walked without large pages.
-const PER_QUESTION: u32 = 4_096;
+pub(crate) const PER_QUESTION: u32 = 4_096;
 
 /// Work that each sample may cost on average: at worst 20 µs.
 const PER_SAMPLE: u32 = 200;
@@ -14,7 +14,7 @@ const PER_SAMPLE: u32 = 200;
 const AHEAD: u32 = 256 * 1024;
 
 /// Work between two ticks: at worst half of the time, commonly a fortieth.
-const PER_TICK: u32 = 512 * 1024;
+pub(crate) const PER_TICK: u32 = 512 * 1024;
 
 /// What is left.
 #[derive(Clone, Debug)]

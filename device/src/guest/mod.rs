@@ -35,6 +35,8 @@ mod world;
 use thiserror::Error;
 use vm_memory::GuestMemoryBackend;
 
+#[cfg(any(test, feature = "test-utils"))]
+pub(crate) use budget::{PER_QUESTION, PER_TICK};
 pub use tables::{MAX_REGIONS, MAX_TABLES};
 pub use vma::MAX_VMAS;
 pub(crate) use world::GuestWorld;

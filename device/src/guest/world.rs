@@ -24,7 +24,7 @@ const MAX_TRIES: u32 = 8;
 /// How often what looks wrong is read again: a change may look wrong for a moment, while a cycle costs its whole bound each time.
 const MAX_TRIES_OF_WRONG: u32 = 3;
 
-/// Work to read a task with, which is granted always: a few fields, walked to without large pages, tried a few times.
+/// Work to read a task with: a few fields, walked to without large pages, tried a few times.
 const WORK_PER_TASK: u32 = 512;
 
 /// How often the table of an address space is made before its mappings are only taken over one by one.
@@ -38,8 +38,27 @@ const WORK_PER_VMA: u32 = 2;
 pub(crate) struct Mm {
     key: Key,
     place: Place,
+    state: State,
+}
+
+/// What there is of an address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Its task has it.
+    Present,
     /// The process has given it up: there is no more of it than what is remembered.
-    is_late: bool,
+    Late,
+    /// Its task has not been read: there was no work left for that.
+    Throttled,
+}
+
+impl Mm {
+    /// The address space of a task that has not been read.
+    const THROTTLED: Self = Self {
+        key: Key { space: 0, tgid: 0 },
+        place: Place::NOWHERE,
+        state: State::Throttled,
+    };
 }
 
 impl PartialEq for Mm {
@@ -189,8 +208,10 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         if address >= self.user_end {
             return Lookup::Unmapped;
         }
-        if mm.is_late {
-            return self.look_back(mm, address);
+        match mm.state {
+            State::Present => {}
+            State::Late => return self.look_back(mm, address),
+            State::Throttled => return Lookup::Throttled,
         }
         match self.ask(|world| world.resolve(mm, address)) {
             Answer::Found(lookup) => lookup,
@@ -441,7 +462,15 @@ impl<M: GuestMemoryBackend> World for GuestWorld<'_, M> {
 
     fn task(&mut self, pointer: u64) -> Option<Task<Mm>> {
         self.task = pointer;
-        let read = self.ask_within(WORK_PER_TASK, |world| {
+        self.memory.budget.earn(std::mem::take(&mut self.samples));
+        let Some(work) = self.memory.budget.grant(WORK_PER_TASK) else {
+            return Some(Task {
+                pid: 0,
+                tgid: 0,
+                mm: Some(Mm::THROTTLED),
+            });
+        };
+        let read = self.ask_within(work, |world| {
             world
                 .walker
                 .space
@@ -457,7 +486,7 @@ impl<M: GuestMemoryBackend> World for GuestWorld<'_, M> {
                 tables.late(fields.tgid).map(|(place, key)| Mm {
                     key,
                     place,
-                    is_late: true,
+                    state: State::Late,
                 })
             }
             0 => None,
@@ -469,7 +498,7 @@ impl<M: GuestMemoryBackend> World for GuestWorld<'_, M> {
                 Some(Mm {
                     key,
                     place: tables.enter(key),
-                    is_late: false,
+                    state: State::Present,
                 })
             }
         };
@@ -484,11 +513,17 @@ impl<M: GuestMemoryBackend> World for GuestWorld<'_, M> {
         let known = self.memory.tables.entry(mm.place);
         let program = known.and_then(|entry| entry.program);
         if let Some(program) = program
-            && (program.checked == self.sync || mm.is_late)
+            && (program.checked == self.sync || mm.state == State::Late)
         {
             return program.cookie;
         }
-        let Some(offset) = self.walker.layout.mm.exe_file.filter(|_| !mm.is_late) else {
+        let Some(offset) = self
+            .walker
+            .layout
+            .mm
+            .exe_file
+            .filter(|_| mm.state == State::Present)
+        else {
             return NO_COOKIE;
         };
         let Answer::Found(program) = self.ask(|world| world.read_program(mm, offset)) else {

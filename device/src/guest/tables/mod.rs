@@ -36,6 +36,11 @@ pub(super) struct Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place(u32);
 
+impl Place {
+    /// Where no table is.
+    pub const NOWHERE: Self = Self(u32::MAX);
+}
+
 /// How far a table has been made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
