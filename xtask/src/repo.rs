@@ -18,6 +18,11 @@ pub fn images() -> PathBuf {
     root().join("images")
 }
 
+/// The workspace of the benchmarks.
+pub fn bench() -> PathBuf {
+    root().join("bench")
+}
+
 /// Cargo's target directory for the root workspace.
 pub fn target_dir() -> PathBuf {
     match env::var_os("CARGO_TARGET_DIR") {

@@ -1,5 +1,7 @@
 //! The plain event buffer, after OProfile's (Linux 4.7).
 
+use std::mem;
+
 use thiserror::Error;
 
 use super::record::{ESCAPE, MODULE_LOADED};
@@ -84,15 +86,25 @@ pub fn check_read(size: usize, count: u64, offset: u64) -> Result<(), ReadError>
 /// whether it is ready lasts from one array to the next.
 #[derive(Debug, Default)]
 pub struct EventBuffer {
-    /// Capacity `size` from the start: adding never allocates.
-    words: Vec<u64>,
-    /// 0 without an array.
-    size: usize,
+    /// All of the buffer's words, filled or not: adding never allocates.
+    words: Box<[u64]>,
+    /// How many are filled, from the first on.
+    filled: usize,
     /// Fill at which the reader is woken.
     mark: usize,
     ready: bool,
     wakeups: u64,
     lost_words: u64,
+}
+
+/// An array of zeros, which holds every word from now on that it will ever hold.
+fn zeroed(size: usize) -> Result<Box<[u64]>, SizeError> {
+    let mut words = Vec::new();
+    words
+        .try_reserve_exact(size)
+        .map_err(|_| SizeError::Memory(size))?;
+    words.resize(size, 0);
+    Ok(words.into_boxed_slice())
 }
 
 /// Fill at which the reader is woken.
@@ -119,23 +131,19 @@ impl EventBuffer {
     /// When `watershed` is not below `size`, or there is no memory; nothing has changed then.
     pub fn allocate(&mut self, size: usize, watershed: usize) -> Result<(), SizeError> {
         let mark = mark(size, watershed)?;
-        let mut words = Vec::new();
-        words
-            .try_reserve_exact(size)
-            .map_err(|_| SizeError::Memory(size))?;
-        (self.words, self.size, self.mark) = (words, size, mark);
+        (self.words, self.filled, self.mark) = (zeroed(size)?, 0, mark);
         Ok(())
     }
 
     /// Takes its array away, and the words in it.
     pub fn free(&mut self) {
-        (self.words, self.size, self.mark) = (Vec::new(), 0, 0);
+        (self.words, self.filled, self.mark) = (Box::default(), 0, 0);
     }
 
     /// Whether it has an array.
     #[must_use]
     pub const fn is_allocated(&self) -> bool {
-        self.size != 0
+        !self.words.is_empty()
     }
 
     /// Changes size and watershed and keeps the words that wait; it is ready when they reach the new mark.
@@ -144,19 +152,16 @@ impl EventBuffer {
     /// When `watershed` is not below `size`, not all waiting words fit, or there is no memory; nothing has changed then.
     pub fn resize(&mut self, size: usize, watershed: usize) -> Result<(), SizeError> {
         let mark = mark(size, watershed)?;
-        let pending = self.words.len();
-        if pending > size {
-            return Err(SizeError::Pending { size, pending });
-        }
-        if size != self.size {
-            let mut words = Vec::new();
-            words
-                .try_reserve_exact(size)
-                .map_err(|_| SizeError::Memory(size))?;
-            words.append(&mut self.words);
+        let pending = self.filled;
+        if size != self.words.len() {
+            let mut words = zeroed(size)?;
+            let kept = words
+                .get_mut(..pending)
+                .ok_or(SizeError::Pending { size, pending })?;
+            kept.copy_from_slice(self.pending());
             self.words = words;
         }
-        (self.size, self.mark) = (size, mark);
+        self.mark = mark;
         self.ready |= pending >= mark;
         Ok(())
     }
@@ -164,27 +169,49 @@ impl EventBuffer {
     /// Adds a word; false when the buffer was full and the word has been dropped and counted.
     #[inline]
     pub fn add(&mut self, word: u64) -> bool {
-        if self.words.len() >= self.size {
-            if self.is_allocated() {
-                self.lost_words = self.lost_words.wrapping_add(1);
-            }
-            return false;
-        }
-        self.words.push(word);
-        if self.words.len() == self.mark {
-            self.wake();
-        }
-        true
+        self.add_all([word])
     }
 
     /// Adds `words` in order; false when not all of them fitted.
     #[inline]
     pub fn add_all<const N: usize>(&mut self, words: [u64; N]) -> bool {
-        let mut fitted = true;
-        for word in words {
-            fitted = self.add(word);
+        let before = self.filled;
+        let room = self.words.get_mut(before..).unwrap_or_default();
+        let Some(room) = room.first_chunk_mut::<N>() else {
+            return self.add_last(&words);
+        };
+        // Not `*room = words`: the words, put together one by one and copied as a block, would have to pass through memory.
+        for (place, word) in room.iter_mut().zip(words) {
+            *place = word;
         }
-        fitted
+        self.filled = before + N;
+        self.wake_at_mark(before);
+        true
+    }
+
+    /// Adds as many of `words` as there is room for; the others are dropped, and counted if there is an array.
+    #[cold]
+    fn add_last(&mut self, words: &[u64]) -> bool {
+        if !self.is_allocated() {
+            return false;
+        }
+        let before = self.filled;
+        let room = self.words.get_mut(before..).unwrap_or_default();
+        let fitting = room.len().min(words.len());
+        room[..fitting].copy_from_slice(&words[..fitting]);
+        self.filled = before + fitting;
+        self.wake_at_mark(before);
+        let lost = (words.len() - fitting) as u64;
+        self.lost_words = self.lost_words.wrapping_add(lost);
+        lost == 0
+    }
+
+    /// Wakes the reader when the buffer, filled up to `before` then, has been filled up to the mark or beyond.
+    #[inline]
+    fn wake_at_mark(&mut self, before: usize) {
+        if before < self.mark && self.filled >= self.mark {
+            self.wake();
+        }
     }
 
     /// Adds the words of `ring` from index `start` up to and without `stop`, going on at 0 once the index has reached
@@ -249,29 +276,27 @@ impl EventBuffer {
     /// Appends everything that is in the buffer to `into`, possibly nothing, and returns the number of words. The
     /// buffer is empty and not ready then.
     pub fn take(&mut self, into: &mut Vec<u64>) -> usize {
-        let count = self.words.len();
-        into.extend_from_slice(&self.words);
-        self.words.clear();
+        into.extend_from_slice(self.pending());
         self.ready = false;
-        count
+        mem::take(&mut self.filled)
     }
 
     /// Drops the words that wait and is not ready any more: what OProfile does when the reader goes.
     pub fn clear(&mut self) {
-        self.words.clear();
+        self.filled = 0;
         self.ready = false;
     }
 
     /// The words that wait for the reader.
     #[must_use]
     pub fn pending(&self) -> &[u64] {
-        &self.words
+        self.words.get(..self.filled).unwrap_or_default()
     }
 
     /// Size in words, 0 without an array.
     #[must_use]
     pub const fn size(&self) -> usize {
-        self.size
+        self.words.len()
     }
 
     /// Words dropped because the buffer was full (OProfile's `event_lost_overflow`).

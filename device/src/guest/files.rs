@@ -1,8 +1,8 @@
 //! Files of the guest and their cookies.
 //!
 //! Neither a file's address nor its directory entry's says which file it is: the guest reuses both. So what a cookie was given for
-//! is looked at again in each sync that uses it: which mount, entry and inode, under which name. The rest of the path, which changes
-//! when a directory is renamed, is read anew now and then.
+//! is looked at again each time that a mapping of it is: which mount, entry and inode, under which name. The rest of the path, which
+//! changes when a directory is renamed, is read anew now and then.
 
 use std::collections::HashMap;
 
@@ -23,8 +23,8 @@ const REREAD: u32 = 64;
 struct Known {
     identity: Identity,
     cookie: u64,
-    /// Number of the sync that looked at it last.
-    checked: u32,
+    /// Number of the sync that used it last.
+    used: u32,
     /// Number of the sync that read its path.
     read: u32,
 }
@@ -36,6 +36,24 @@ pub(super) struct Files {
 }
 
 impl Files {
+    /// The cookie of the file at `pointer` if it has been read lately and is still the one it was.
+    pub fn known<M: GuestMemoryBackend>(
+        &mut self,
+        walker: &mut Walker<'_, M>,
+        sync: u32,
+        pointer: u64,
+    ) -> Result<Option<u64>, Stop> {
+        let Some(known) = self.known.get_mut(&pointer) else {
+            return Ok(None);
+        };
+        let is_fresh = sync.wrapping_sub(known.read) < REREAD;
+        if !is_fresh || path::identity(walker, pointer)? != known.identity {
+            return Ok(None);
+        }
+        known.used = sync;
+        Ok(Some(known.cookie))
+    }
+
     /// The cookie of the file at `pointer` in sync number `sync`.
     pub fn cookie<M: GuestMemoryBackend>(
         &mut self,
@@ -44,15 +62,8 @@ impl Files {
         sync: u32,
         pointer: u64,
     ) -> Result<u64, Stop> {
-        if let Some(known) = self.known.get_mut(&pointer) {
-            if known.checked == sync {
-                return Ok(known.cookie);
-            }
-            let is_fresh = sync.wrapping_sub(known.read) < REREAD;
-            if is_fresh && path::identity(walker, pointer)? == known.identity {
-                known.checked = sync;
-                return Ok(known.cookie);
-            }
+        if let Some(cookie) = self.known(walker, sync, pointer)? {
+            return Ok(cookie);
         }
         let identity = path::identity(walker, pointer)?;
         let facts = path::read_file(walker, pointer)?;
@@ -64,7 +75,7 @@ impl Files {
         let known = Known {
             identity,
             cookie,
-            checked: sync,
+            used: sync,
             read: sync,
         };
         self.known.insert(pointer, known);
@@ -76,7 +87,7 @@ impl Files {
         if self.known.len() < MAX_FILES {
             return;
         }
-        self.known.retain(|_, known| known.checked == sync);
+        self.known.retain(|_, known| known.used == sync);
         if self.known.len() > MAX_FILES / 2 {
             self.known.clear();
         }

@@ -77,6 +77,11 @@ impl GuestView {
         }
     }
 
+    /// Lets time pass: work may be done again.
+    pub fn tick(&mut self) {
+        self.guest.tick();
+    }
+
     /// What a cookie stands for.
     #[must_use]
     pub fn cookie(&self, cookie: u64) -> Option<CookieTarget> {

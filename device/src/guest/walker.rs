@@ -12,6 +12,8 @@ use crate::fault::Fault;
 pub(super) enum Stop {
     /// Something changed while it was read: worth another try.
     Changed,
+    /// The task has given up the address space: no try will find it again.
+    Gone,
     /// Wrong, or changed in a way that looks wrong: worth another try, counted if that does not help. The pointer says where.
     Bad(Fault, u64),
 }

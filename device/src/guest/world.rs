@@ -67,7 +67,7 @@ pub(super) struct Remembered {
 
 /// Guest RAM for the time of one sync.
 ///
-/// What is remembered is compared with the guest once in this time, before it is used: the samples of a sync were taken before it
+/// What is remembered of mappings is compared with the guest once in this time, before it is used: the samples of a sync were taken before it
 /// began, so what held at any time of it is as good.
 #[derive(Debug)]
 pub(crate) struct GuestWorld<'a, M: GuestMemoryBackend> {
@@ -155,6 +155,10 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
                     break;
                 }
                 Err(Stop::Changed) => wrong = None,
+                Err(Stop::Gone) => {
+                    wrong = None;
+                    break;
+                }
                 Err(Stop::Bad(fault, pointer)) => {
                     wrong = Some((fault, pointer));
                     wrongs += 1;
@@ -244,10 +248,31 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         }) else {
             return Ok(None);
         };
+        let known = match origin.vma.file {
+            0 => Some(self.anonymous_cookie(mm, &origin.vma)),
+            file => {
+                let files = &mut self.memory.files;
+                match files.known(&mut self.walker, self.sync, file) {
+                    // The memory of a file that is gone may be anything.
+                    Err(Stop::Bad(Fault::BadPath, _)) => None,
+                    known => known?,
+                }
+            }
+        };
+        // Behind the look at the file: while the mapping is there, so is its file.
         if !vma::is_still_there(&mut self.walker, mm.key.space, &origin)? {
             return Ok(None);
         }
-        let cookie = self.cookie(mm, &origin.vma)?;
+        let cookie = match known {
+            Some(known) => known,
+            None => {
+                let read = self.cookie(mm, &origin.vma)?;
+                if !vma::is_still_there(&mut self.walker, mm.key.space, &origin)? {
+                    return Ok(None);
+                }
+                read
+            }
+        };
         self.check_task(mm)?;
         let sync = self.sync;
         let region = self.memory.tables.change(mm.place, |table| {
@@ -395,7 +420,7 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
     /// Whether the task still has `mm`: exit and exec take it away before they tear it down.
     fn check_task(&mut self, mm: Mm) -> Result<(), Stop> {
         if task::mm(&mut self.walker, self.task)? != mm.key.space {
-            return Err(Stop::Changed);
+            return Err(Stop::Gone);
         }
         Ok(())
     }

@@ -228,7 +228,9 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
     fn sample<W: World<Mm = Mm>>(&mut self, world: &mut W, address: u64, event: u64) {
         let end = match self.state {
             State::Start | State::Ignore => End::Ignored,
-            State::Trace | State::Plain if self.is_kernel => self.emit(End::Kernel, address, event),
+            State::Trace | State::Plain if self.is_kernel => {
+                self.emit(End::Kernel, [address, event])
+            }
             State::Trace | State::Plain => self.user_sample(world, address, event),
         };
         if end.is_unresolved() && self.state == State::Trace {
@@ -251,14 +253,19 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
             self.pipeline.statistics.sample_lost_no_mm += 1;
             return End::NoMm;
         };
-        match world.lookup(mm, address) {
-            Lookup::File { cookie, offset } => {
-                self.switch_cookie(cookie);
-                self.emit(End::File, offset, event)
-            }
-            Lookup::Anonymous { cookie, offset } => {
-                self.switch_cookie(cookie);
-                self.emit(End::Anonymous, offset, event)
+        let found = world.lookup(mm, address);
+        match found {
+            // One arm, and no branch: which of the two comes next cannot be foretold.
+            Lookup::File { cookie, offset } | Lookup::Anonymous { cookie, offset } => {
+                let end = match found {
+                    Lookup::Anonymous { .. } => End::Anonymous,
+                    _ => End::File,
+                };
+                if cookie == self.last_cookie {
+                    return self.emit(end, [offset, event]);
+                }
+                self.last_cookie = cookie;
+                self.emit(end, [ESCAPE, COOKIE_SWITCH, cookie, offset, event])
             }
             Lookup::Unmapped => {
                 self.pipeline.statistics.sample_lost_no_mapping += 1;
@@ -269,11 +276,10 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
         }
     }
 
-    /// A sample's own words. `end` is where it ends when they fit. Its cookie switch needs no check: the buffer only
-    /// fills during a sync, so whatever comes after a word that did not fit does not fit either.
+    /// A sample's words, in one go with a cookie switch if it needs one. `end` is where it ends when they fit.
     #[inline]
-    fn emit(&mut self, end: End, offset: u64, event: u64) -> End {
-        if self.events.add_all([offset, event]) {
+    fn emit<const N: usize>(&mut self, end: End, words: [u64; N]) -> End {
+        if self.events.add_all(words) {
             end
         } else {
             End::LostOverflow

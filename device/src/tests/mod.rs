@@ -2,6 +2,7 @@
 
 mod control;
 mod hostile;
+mod races;
 mod random;
 mod samples;
 

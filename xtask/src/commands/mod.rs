@@ -1,5 +1,6 @@
 //! One module a subcommand.
 
+mod bench;
 mod conformance;
 mod demo;
 mod fmt;
@@ -27,6 +28,8 @@ pub enum Command {
     Lint,
     /// Runs a folder of golden scenarios of OProfile's pipeline.
     Conformance(conformance::Arguments),
+    /// Measures the device and the agent.
+    Bench(bench::Arguments),
     /// Formats the code.
     Fmt,
     /// Says whether this machine's KVM is good enough, and why not.
@@ -45,6 +48,7 @@ impl Command {
             Self::Test(arguments) => test::run(&arguments),
             Self::Lint => lint::run_lint().map(done).map_err(Failure::new),
             Self::Conformance(arguments) => conformance::run(&arguments),
+            Self::Bench(arguments) => bench::run_bench(&arguments),
             Self::Fmt => fmt::run_fmt().map(done).map_err(Failure::new),
             Self::Lab(arguments) => lab::run(arguments),
             Self::Probe => Ok(probe::run()),
