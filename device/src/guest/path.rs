@@ -3,7 +3,7 @@
 use vm_memory::GuestMemoryBackend;
 
 use super::layout::MountLayout;
-use super::walker::{Stop, Walker};
+use super::walker::{Copied, Stop, Walker};
 use crate::cookies::FileKey;
 use crate::fault::Fault;
 
@@ -43,7 +43,8 @@ impl Dentry {
     /// Copies the entry at `pointer` and its name.
     fn read<M: GuestMemoryBackend>(walker: &mut Walker<'_, M>, pointer: u64) -> Result<Self, Stop> {
         let layout = walker.layout.dentry;
-        let copied = walker.window(pointer, layout.window, Fault::BadPath)?;
+        let mut copied = Copied::EMPTY;
+        walker.window(pointer, layout.window, Fault::BadPath, &mut copied)?;
         let sequence = layout.sequence.map(|offset| copied.u32(offset));
         if sequence.is_some_and(|sequence| sequence % 2 != 0) {
             return Err(Stop::Changed);
@@ -331,7 +332,8 @@ pub(super) fn identity<M: GuestMemoryBackend>(
 ) -> Result<Identity, Stop> {
     let layout = walker.layout;
     let dentry = walker.u64(file, layout.file.dentry, Fault::BadPath)?;
-    let copied = walker.window(dentry, layout.dentry.window, Fault::BadPath)?;
+    let mut copied = Copied::EMPTY;
+    walker.window(dentry, layout.dentry.window, Fault::BadPath, &mut copied)?;
     let inode = match layout.file.inode {
         Some(offset) => walker.u64(file, offset, Fault::BadPath)?,
         None => layout.dentry.inode.map_or(0, |offset| copied.u64(offset)),

@@ -69,6 +69,8 @@ impl GuestView {
             cookies,
             faults,
         } = self;
+        // As if a period lay between two syncs.
+        guest.tick();
         ViewWorld {
             world: GuestWorld::new(guest, &**memory, cookies, faults, 0),
             spaces: Vec::new(),
@@ -133,6 +135,14 @@ impl GuestView {
 pub struct ViewWorld<'a> {
     world: GuestWorld<'a, GuestMemoryMmap>,
     spaces: Vec<world::Mm>,
+}
+
+impl ViewWorld<'_> {
+    /// What a cookie stands for.
+    #[must_use]
+    pub fn cookie(&self, cookie: u64) -> Option<CookieTarget> {
+        self.world.cookie_target(cookie)
+    }
 }
 
 impl World for ViewWorld<'_> {

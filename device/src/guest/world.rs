@@ -132,6 +132,12 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         }
     }
 
+    /// What a cookie stands for.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(super) fn cookie_target(&self, cookie: u64) -> Option<crate::CookieTarget> {
+        self.cookies.target(cookie)
+    }
+
     /// Mappings of the address space at `space` are about to go.
     pub fn space_changes(&mut self, space: u64) {
         self.memory.tables.changes(space);

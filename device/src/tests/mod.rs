@@ -5,6 +5,7 @@ mod hostile;
 mod races;
 mod random;
 mod samples;
+mod stores;
 
 use crate::test_utils::{Driver, SyntheticGuest, VmaSpec};
 

@@ -2,7 +2,7 @@
 //!
 //! A scenario is a JSON file: a small world, operations, and what the original did (`vectors/README.md`). The operations
 //! run on the device's sync pipeline, event buffer and control files and on the guest's writer, with a scripted world in
-//! place of guest memory; results and final state are compared value by value.
+//! place of guest memory or with that world laid out in RAM; results and final state are compared value by value.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -10,15 +10,19 @@
 //! | `machine` | syncs, notifications, the world's changes, the writer |
 //! | `x86_ops`, `ibs_ops` | samples with a walked stack, and those of AMD's own sampling |
 //! | `profiler` | the machine as the control files drive it |
+//! | `guest` | what a scenario needs of its guest |
 //! | `world`, `fifo` | what stands in for guest memory and for CPU buffers |
+//! | `ram` | guest memory itself, laid out and walked |
 //! | `model`, `diff`, `report` | files, comparison, what came of it |
 
 mod diff;
 mod fifo;
+mod guest;
 mod ibs_ops;
 mod machine;
 mod model;
 mod profiler;
+mod ram;
 mod report;
 mod session;
 mod world;
@@ -34,9 +38,13 @@ use oprofile_device::event_buffer::RingRangeError;
 use serde_json::Value;
 use thiserror::Error;
 
+use guest::Guest;
 use model::{Head, SCHEMA, Scenario};
+use ram::RamGuest;
 use session::Session;
+use world::ScriptedWorld;
 
+pub use ram::RamShape;
 pub use report::{FileReport, Outcome, Report};
 
 /// Why a folder could not be run at all.
@@ -124,6 +132,36 @@ enum ScenarioError {
 /// # Errors
 /// When the folder cannot be listed or has no scenarios.
 pub fn run_dir(folder: &Path) -> Result<Report, Error> {
+    let files = scenarios(folder)?.into_iter().map(|path| FileReport {
+        outcome: run_file(&path, None),
+        path,
+        shape: None,
+    });
+    Ok(Report {
+        files: files.collect(),
+    })
+}
+
+/// As [`run_dir`], once for every [`RamShape`]: the scenario's guest is laid out so in RAM, and what the pipeline asks is
+/// answered by walking it. A scenario that cannot be laid out is skipped, with the reason.
+///
+/// # Errors
+/// As [`run_dir`].
+pub fn run_dir_via_ram(folder: &Path) -> Result<Report, Error> {
+    let paths = scenarios(folder)?;
+    let runs = RamShape::all().flat_map(|shape| paths.iter().map(move |path| (shape, path)));
+    let files = runs.map(|(shape, path)| FileReport {
+        path: path.clone(),
+        shape: Some(shape),
+        outcome: run_file(path, Some(shape)),
+    });
+    Ok(Report {
+        files: files.collect(),
+    })
+}
+
+/// The scenario files of `folder`, in order of name.
+fn scenarios(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let failed = |source| Error::Folder {
         path: folder.to_owned(),
         source,
@@ -142,19 +180,13 @@ pub fn run_dir(folder: &Path) -> Result<Report, Error> {
         return Err(Error::Empty(folder.to_owned()));
     }
     paths.sort();
-    let files = paths.into_iter().map(|path| {
-        let outcome = run_file(&path);
-        FileReport { path, outcome }
-    });
-    Ok(Report {
-        files: files.collect(),
-    })
+    Ok(paths)
 }
 
-/// Runs one scenario file.
+/// Runs one scenario file, with a guest in RAM when it has a shape.
 #[must_use]
-pub fn run_file(path: &Path) -> Outcome {
-    let run = || run_text(&fs::read(path)?);
+pub fn run_file(path: &Path, shape: Option<RamShape>) -> Outcome {
+    let run = || run_text(&fs::read(path)?, shape);
     run().unwrap_or_else(|error| Outcome::Failed(vec![with_causes(&error)]))
 }
 
@@ -166,15 +198,25 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     })
 }
 
-fn run_text(text: &[u8]) -> Result<Outcome, ScenarioError> {
+fn run_text(text: &[u8], shape: Option<RamShape>) -> Result<Outcome, ScenarioError> {
     let head: Head = serde_json::from_slice(text)?;
     if head.schema != SCHEMA {
         return Err(ScenarioError::Schema(head.schema));
     }
-    run_scenario(serde_json::from_slice(text)?)
+    let scenario: Scenario = serde_json::from_slice(text)?;
+    let Some(shape) = shape else {
+        return run_scenario(scenario, |script| script);
+    };
+    match ram::misfit(&scenario) {
+        Some(reason) => Ok(Outcome::Skipped(reason)),
+        None => run_scenario(scenario, |script| RamGuest::new(script, shape)),
+    }
 }
 
-fn run_scenario(scenario: Scenario) -> Result<Outcome, ScenarioError> {
+fn run_scenario<G: Guest>(
+    scenario: Scenario,
+    guest: impl FnOnce(ScriptedWorld) -> G,
+) -> Result<Outcome, ScenarioError> {
     let Scenario {
         config,
         files,
@@ -189,7 +231,8 @@ fn run_scenario(scenario: Scenario) -> Result<Outcome, ScenarioError> {
             results: expected.results.len(),
         });
     }
-    let mut session = Session::new(&config, files, mms, tasks)?;
+    let guest = guest(ScriptedWorld::new(files, mms, tasks)?);
+    let mut session = Session::new(&config, guest)?;
     let mut differences = Vec::new();
     for (index, (op, expected)) in ops.iter().zip(&expected.results).enumerate() {
         let path = format!("results[{index}]");
@@ -200,6 +243,7 @@ fn run_scenario(scenario: Scenario) -> Result<Outcome, ScenarioError> {
         end.remove("internal");
     }
     differences.extend(diff::differences("final", &expected.end, &session.end()));
+    differences.extend_from_slice(session.contradictions());
     Ok(if differences.is_empty() {
         Outcome::Passed
     } else {

@@ -13,10 +13,10 @@ use serde_json::{Map, Value, json};
 
 use crate::ScenarioError;
 use crate::fifo::Fifo;
+use crate::guest::Guest;
 use crate::ibs_ops;
-use crate::model::{Add, AddKind, Config, File, Injection, Mm, ModuleState, Op, Task};
+use crate::model::{Add, AddKind, Config, Injection, ModuleState, Op};
 use crate::profiler::HookValues;
-use crate::world::ScriptedWorld;
 use crate::x86_ops;
 
 /// What the original answers to a refused argument.
@@ -40,12 +40,12 @@ pub struct Walk {
 
 /// The state of a scenario that runs.
 #[derive(Debug)]
-pub struct Machine {
+pub struct Machine<G> {
     pub(crate) cpus: Vec<Cpu>,
     online: Vec<u16>,
     pub(crate) walk: Walk,
     pub(crate) hooks: HookValues,
-    pub(crate) world: ScriptedWorld,
+    pub(crate) guest: G,
     pub(crate) pipeline: Pipeline<u64>,
     pub(crate) events: EventBuffer,
     ibs: Ibs,
@@ -53,14 +53,15 @@ pub struct Machine {
     pub(crate) freed: Vec<u64>,
 }
 
-impl Machine {
+impl<G> Machine<G> {
+    pub fn is_online(&self, cpu: u16) -> bool {
+        self.online.contains(&cpu)
+    }
+}
+
+impl<G: Guest> Machine<G> {
     /// The state before anybody opens the event buffer.
-    pub fn new(
-        config: &Config,
-        files: Vec<File>,
-        mms: Vec<Mm>,
-        tasks: Vec<Task>,
-    ) -> Result<Self, ScenarioError> {
+    pub fn new(config: &Config, guest: G) -> Result<Self, ScenarioError> {
         if config.cpus > MAX_VCPUS {
             return Err(ScenarioError::TooManyCpus(config.cpus));
         }
@@ -72,7 +73,7 @@ impl Machine {
                 walker: true,
             },
             hooks: HookValues::default(),
-            world: ScriptedWorld::new(files, mms, tasks)?,
+            guest,
             pipeline: Pipeline::default(),
             events: EventBuffer::default(),
             ibs: Ibs::new(0, ibs::Config::default()),
@@ -114,13 +115,13 @@ impl Machine {
             }
             Op::Sync { cpu, inject } => self.sync(*cpu, inject)?,
             Op::TaskExit { cpu, task } => {
-                self.world.task_mut(*task)?;
+                self.guest.check_task(*task)?;
                 if self.is_notified() {
                     self.sync(*cpu, &[])?;
                 }
             }
             Op::Munmap { cpu, task, addr } => {
-                if self.world.unmap_needs_sync(*task, *addr)? && self.is_notified() {
+                if self.guest.unmap_needs_sync(*task, *addr)? && self.is_notified() {
                     self.sync(*cpu, &[])?;
                 }
             }
@@ -140,16 +141,13 @@ impl Machine {
             } => {
                 self.events.add_ring(buf, *start, *stop, *max)?;
             }
-            Op::SetTaskMm { task, mm } => self.world.set_mm(*task, *mm)?,
-            Op::SetKthread { task, kthread } => self.world.task_mut(*task)?.kthread = *kthread,
-            Op::SetTaskIds { task, pid, tgid } => {
-                let task = self.world.task_mut(*task)?;
-                (task.pid, task.tgid) = (*pid, *tgid);
-            }
-            Op::SetExe { mm, file } => self.world.set_exe(*mm, *file)?,
-            Op::SetVmas { mm, vmas } => self.world.set_vmas(*mm, vmas.clone())?,
+            Op::SetTaskMm { task, mm } => self.guest.set_mm(*task, *mm)?,
+            Op::SetKthread { task, kthread } => self.guest.set_kthread(*task, *kthread)?,
+            Op::SetTaskIds { task, pid, tgid } => self.guest.set_ids(*task, *pid, *tgid)?,
+            Op::SetExe { mm, file } => self.guest.set_exe(*mm, *file)?,
+            Op::SetVmas { mm, vmas } => self.guest.set_vmas(*mm, vmas.clone())?,
             Op::SetOnline { cpus } => self.set_online(cpus)?,
-            Op::MarkDeleted { file } => self.world.mark_deleted(*file)?,
+            Op::MarkDeleted { file } => self.guest.mark_deleted(*file)?,
             Op::DumpRing { cpu } => {
                 let ring = cpu_mut(&mut self.cpus, *cpu)?.fifo.to_json();
                 return Ok(Map::from_iter([("ring".into(), ring)]));
@@ -172,10 +170,6 @@ impl Machine {
     /// Whether task exits, unmappings and modules are told to the profiler.
     const fn is_notified(&self) -> bool {
         self.pipeline.mortuary().is_registered()
-    }
-
-    pub fn is_online(&self, cpu: u16) -> bool {
-        self.online.contains(&cpu)
     }
 
     fn set_online(&mut self, cpus: &[u16]) -> Result<(), ScenarioError> {
@@ -211,6 +205,7 @@ impl Machine {
         if let Some(cpu) = self.cpus.get_mut(index) {
             cpu.writer.reset_notes();
         }
+        let mut world = self.guest.world();
         let mut sync = self.pipeline.begin(cpu, &mut self.events);
         inject(&mut self.cpus, -1)?;
         let count = self.cpus.get(index).map_or(0, |cpu| cpu.fifo.len());
@@ -225,7 +220,7 @@ impl Machine {
                     event: *event,
                     data,
                 };
-                sync.entry(&mut self.world, entry);
+                sync.entry(&mut world, entry);
             }
         }
         self.freed.extend(sync.end());
@@ -262,7 +257,7 @@ impl Machine {
             "rings": self.cpus.iter().map(|cpu| cpu.fifo.to_json()).collect::<Vec<_>>(),
             "dying": mortuary.dying().collect::<Vec<_>>(),
             "dead": mortuary.dead().collect::<Vec<_>>(),
-            "dcookies": self.world.cookies(),
+            "dcookies": self.guest.cookies(),
         })
     }
 }

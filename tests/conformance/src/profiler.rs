@@ -10,6 +10,7 @@ use oprofile_device::event_buffer::SizeError;
 use oprofile_guest_agent::writer::Writer;
 
 use crate::fifo::Fifo;
+use crate::guest::Guest;
 use crate::machine::Machine;
 
 /// Largest event buffer that can be had, in words (8 GiB). The memory is not touched before words come; a size that was
@@ -35,7 +36,7 @@ const fn outcome(value: i32) -> Result<(), ControlError> {
     }
 }
 
-impl Hooks for Machine {
+impl<G> Hooks for Machine<G> {
     fn cpu_type(&self) -> &str {
         "oracle"
     }
@@ -76,7 +77,7 @@ impl Hooks for Machine {
     }
 }
 
-impl Profiler for Machine {
+impl<G: Guest> Profiler for Machine<G> {
     fn cpus(&self) -> u16 {
         u16::try_from(self.cpus.len()).unwrap_or(u16::MAX)
     }
@@ -156,15 +157,15 @@ impl Profiler for Machine {
     }
 
     fn register_cookie_user(&mut self) {
-        self.world.register_cookies();
+        self.guest.register_cookies();
     }
 
     fn unregister_cookie_user(&mut self) {
-        self.world.forget_cookies();
+        self.guest.forget_cookies();
     }
 
     fn cookie_file(&self, cookie: u64) -> Option<CookieFile> {
-        self.world.cookie_file(cookie)
+        self.guest.cookie_file(cookie)
     }
 
     fn reset_counters(&mut self) {

@@ -4,8 +4,9 @@ use oprofile_device::control_files::{Caller, ControlError, ControlFiles, Values}
 use serde_json::{Map, Value, json};
 
 use crate::ScenarioError;
+use crate::guest::Guest;
 use crate::machine::Machine;
-use crate::model::{Config, File, Hook, Mm, Op, Task};
+use crate::model::{Config, Hook, Op};
 
 /// Largest event buffer that a scenario may begin with, in words: 512 times the default, and still half a GiB.
 const MAX_BUFFER_SIZE: u64 = 1 << 26;
@@ -19,19 +20,14 @@ const READ_BYTES: u64 = 4096;
 
 /// A scenario that runs.
 #[derive(Debug)]
-pub struct Session {
-    files: ControlFiles<Machine>,
+pub struct Session<G> {
+    files: ControlFiles<Machine<G>>,
     caller: Caller,
 }
 
-impl Session {
+impl<G: Guest> Session<G> {
     /// The state before the first operation.
-    pub fn new(
-        config: &Config,
-        files: Vec<File>,
-        mms: Vec<Mm>,
-        tasks: Vec<Task>,
-    ) -> Result<Self, ScenarioError> {
+    pub fn new(config: &Config, guest: G) -> Result<Self, ScenarioError> {
         let limited = |value: Option<u64>, default, max| match value.unwrap_or(default) {
             value if value > max => Err(ScenarioError::BufferTooLarge { value, max }),
             value => Ok(value),
@@ -52,7 +48,7 @@ impl Session {
             backtrace_depth: config.backtrace_depth,
             ..fresh
         };
-        let machine = Machine::new(config, files, mms, tasks)?;
+        let machine = Machine::new(config, guest)?;
         let mut session = Self {
             files: ControlFiles::with_values(machine, values),
             caller: Caller::Administrator,
@@ -153,6 +149,11 @@ impl Session {
             Hook::Capable if value == 0 => self.caller = Caller::Other,
             Hook::Capable => self.caller = Caller::Administrator,
         }
+    }
+
+    /// What the guest answered otherwise than the scenario's world has it, in words.
+    pub fn contradictions(&self) -> &[String] {
+        self.files.profiler().guest.contradictions()
     }
 
     /// The state after the last operation.

@@ -1,5 +1,6 @@
 //! The vectors of this repository, and files that are wrong on purpose.
 
+mod ram;
 mod stress;
 
 use super::*;
@@ -44,7 +45,7 @@ fn changed(name: &str, pointer: &str, value: Value) -> Vec<String> {
     let text = fs::read(vectors().join(name)).unwrap();
     let mut scenario: Value = serde_json::from_slice(&text).unwrap();
     *scenario.pointer_mut(pointer).unwrap() = value;
-    match run_text(&serde_json::to_vec(&scenario).unwrap()) {
+    match run_text(&serde_json::to_vec(&scenario).unwrap(), None) {
         Ok(Outcome::Failed(differences)) => differences,
         Ok(outcome) => panic!("{outcome:?}"),
         Err(error) => vec![with_causes(&error)],
@@ -112,7 +113,7 @@ fn internal_state_is_not_compared() {
     let text = fs::read(vectors().join("sync_empty_buffer.json")).unwrap();
     let mut scenario: Value = serde_json::from_slice(&text).unwrap();
     scenario["expected"]["final"]["internal"]["pos"] = json!(12345);
-    let outcome = run_text(&serde_json::to_vec(&scenario).unwrap()).unwrap();
+    let outcome = run_text(&serde_json::to_vec(&scenario).unwrap(), None).unwrap();
     assert_eq!(outcome, Outcome::Passed);
 }
 

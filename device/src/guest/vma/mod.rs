@@ -43,17 +43,20 @@ impl Vma {
         mm: u64,
         pointer: u64,
     ) -> Result<Self, Stop> {
-        Ok(Self::read_whole(walker, mm, pointer)?.0)
+        let mut copied = Copied::EMPTY;
+        Self::read_into(walker, mm, pointer, &mut copied)
     }
 
     /// As [`Vma::read`], with what else was copied: the store's fields are in there.
-    fn read_whole<M: GuestMemoryBackend>(
+    #[inline]
+    fn read_into<M: GuestMemoryBackend>(
         walker: &mut Walker<'_, M>,
         mm: u64,
         pointer: u64,
-    ) -> Result<(Self, Copied), Stop> {
+        copied: &mut Copied,
+    ) -> Result<Self, Stop> {
         let layout = walker.layout.vma;
-        let copied = walker.window(pointer, layout.window, Fault::BadMapping)?;
+        walker.window(pointer, layout.window, Fault::BadMapping, copied)?;
         let vma = Self {
             pointer,
             start: copied.u64(layout.start),
@@ -65,7 +68,7 @@ impl Vma {
         if copied.u64(layout.mm) != mm || vma.start >= vma.end {
             return Err(Stop::Bad(Fault::BadMapping, pointer));
         }
-        Ok((vma, copied))
+        Ok(vma)
     }
 
     /// Whether `address` lies in it.

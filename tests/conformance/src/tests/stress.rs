@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 
 use crate::model::Op;
 use crate::session::Session;
+use crate::world::ScriptedWorld;
 
 const CPUS: u16 = 2;
 const TASKS: [u64; 3] = [101, 102, 103];
 const TEXT: u64 = 0x40_0000;
 
 /// Two processes and a kernel thread. The first two files are one directory entry.
-fn session(auto_start: bool) -> Session {
+fn session(auto_start: bool) -> Session<ScriptedWorld> {
     let vma = |start: u64, file: Option<usize>| json!({"start": start, "end": start + 0x2000, "pgoff": 1, "file": file, "exec": true});
     let scenario = json!({
         "config": {"cpus": CPUS, "online": [0, 1], "buffer_size": 64, "buffer_watershed": 8, "cpu_buffer_size": 12,
@@ -30,7 +31,11 @@ fn session(auto_start: bool) -> Session {
     });
     let scenario: crate::model::Scenario = serde_json::from_value(scenario).unwrap();
     let (files, mms, tasks) = (scenario.files, scenario.mms, scenario.tasks);
-    Session::new(&scenario.config, files, mms, tasks).unwrap()
+    Session::new(
+        &scenario.config,
+        ScriptedWorld::new(files, mms, tasks).unwrap(),
+    )
+    .unwrap()
 }
 
 fn path() -> impl Strategy<Value = String> {
@@ -146,7 +151,7 @@ struct Told {
 
 impl Told {
     /// Executes `op`, and checks its result against what has been told.
-    fn execute(&mut self, session: &mut Session, mut op: Value) {
+    fn execute(&mut self, session: &mut Session<ScriptedWorld>, mut op: Value) {
         let name = op["op"].as_str().unwrap().to_owned();
         if name == "task_free" {
             let next = 1_000 + self.buried.len() as u64;
@@ -245,7 +250,7 @@ proptest! {
             json!({"op": "dump"}),
             json!({"op": "read"}),
         ];
-        let run = |session: &mut Session| -> Vec<Value> {
+        let run = |session: &mut Session<ScriptedWorld>| -> Vec<Value> {
             let parse = |op| serde_json::from_value::<Op>(op).unwrap();
             fresh().map(parse).iter().map(|op| session.execute(op).unwrap()).collect()
         };
