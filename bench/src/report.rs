@@ -61,7 +61,7 @@ impl Row {
         let verdict = match (self.verdict, self.reach) {
             (Some(Verdict::Reached), _) => "reached".to_owned(),
             (Some(Verdict::Missed), Some(reach)) => {
-                format!("MISSED by {:.0} %", (self.median / reach - 1.0) * 100.0)
+                format!("MISSED, {} times that", short(self.median / reach))
             }
             _ => String::new(),
         };
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_missed_target_is_said_with_its_distance() {
         assert_eq!(row(20.0).cells()[6], "reached");
-        assert_eq!(row(25.0).cells()[6], "MISSED by 25 %");
+        assert_eq!(row(25.0).cells()[6], "MISSED, 1.25 times that");
     }
 
     #[test]
