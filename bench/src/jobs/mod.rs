@@ -1,6 +1,7 @@
 //! What is measured.
 
 mod ram;
+mod rings;
 mod translation;
 mod vcpus;
 mod workload;
@@ -49,10 +50,11 @@ impl Error for WrongCount {}
 type Prepare = fn() -> Result<Box<dyn Job>, Failure>;
 
 /// All jobs, in the order of the table.
-const JOBS: [(&str, Prepare); 7] = [
+const JOBS: [(&str, Prepare); 8] = [
     (workload::MIXED_NAME, workload::mixed),
     (workload::TRACE_NAME, workload::trace),
     (writer::NAME, writer::prepare),
+    (rings::NAME, rings::prepare),
     (ram::NAME, ram::recorded),
     (ram::VMAS_NAME, ram::vmas),
     (translation::NAME, translation::prepare),
