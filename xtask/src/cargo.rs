@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::repo;
 use crate::step::Step;
@@ -89,7 +90,17 @@ pub struct TestProgram {
 
 /// Runs cargo in `directory` with our own stdout and stderr.
 pub fn run(directory: &Path, arguments: &[&str]) -> Result<(), CargoError> {
+    run_with(directory, arguments, &[])
+}
+
+/// As [`run`], with these environment variables.
+pub fn run_with(
+    directory: &Path,
+    arguments: &[&str],
+    variables: &[(&str, &OsStr)],
+) -> Result<(), CargoError> {
     let status = command(directory, arguments)
+        .envs(variables.iter().copied())
         .status()
         .map_err(CargoError::Start)?;
     match status.success() {
@@ -156,18 +167,23 @@ pub fn build_tests(names: &[&str]) -> Result<Vec<TestProgram>, CargoError> {
     for name in names {
         arguments.extend(["--test", name]);
     }
-    let json = capture(&arguments)?;
+    let json = capture(&repo::root(), &arguments)?;
     test_programs(&json).map_err(json_error(&arguments))
 }
 
 /// What cargo says about the root workspace.
 pub fn metadata() -> Result<Metadata, CargoError> {
-    let arguments = ["metadata", "--no-deps", "--format-version", "1"];
-    serde_json::from_str(&capture(&arguments)?).map_err(json_error(&arguments))
+    metadata_of(&repo::root())
 }
 
-fn capture(arguments: &[&str]) -> Result<String, CargoError> {
-    let output = command(&repo::root(), arguments)
+/// What cargo says about the workspace in `directory`.
+pub fn metadata_of<T: DeserializeOwned>(directory: &Path) -> Result<T, CargoError> {
+    let arguments = ["metadata", "--no-deps", "--format-version", "1"];
+    serde_json::from_str(&capture(directory, &arguments)?).map_err(json_error(&arguments))
+}
+
+fn capture(directory: &Path, arguments: &[&str]) -> Result<String, CargoError> {
+    let output = command(directory, arguments)
         .stderr(Stdio::inherit())
         .output()
         .map_err(CargoError::Start)?;

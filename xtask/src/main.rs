@@ -1,6 +1,8 @@
 //! The one entry point: `cargo xtask COMMAND`.
 
+mod apt;
 mod cargo;
+mod fuzz;
 mod kvm_tests;
 mod lab;
 mod machine;
@@ -63,5 +65,22 @@ impl Failure {
             error: error.into(),
             code: 1,
         }
+    }
+}
+
+/// The last `count` lines of `text`.
+fn tail(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tail_keeps_the_last_lines() {
+        assert_eq!(tail("a\nb\nc\n", 2), "b\nc");
+        assert_eq!(tail("a", 2), "a");
     }
 }

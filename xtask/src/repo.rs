@@ -23,6 +23,16 @@ pub fn bench() -> PathBuf {
     root().join("bench")
 }
 
+/// The workspace of the fuzz targets.
+pub fn fuzz() -> PathBuf {
+    root().join("fuzz")
+}
+
+/// Cargo's target directory for the fuzz targets: cargo-fuzz's, whatever is said for the root workspace.
+pub fn fuzz_target_dir() -> PathBuf {
+    fuzz().join("target")
+}
+
 /// Cargo's target directory for the root workspace.
 pub fn target_dir() -> PathBuf {
     match env::var_os("CARGO_TARGET_DIR") {

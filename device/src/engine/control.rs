@@ -293,7 +293,13 @@ impl Engine {
             kernel_end: hello.kernel_end.get(),
             user_end: hello.user_end.get(),
         };
-        let guest = Guest::new(&*link.memory, description, layout, hello.init_task.get());
+        let guest = Guest::new(
+            &*link.memory,
+            description,
+            layout,
+            hello.init_task.get(),
+            self.late_samples,
+        );
         let guest = guest.map_err(|error| {
             tracing::warn!("Guest's kernel description is refused: {error}");
             Refusal::new(status::BAD_KERNEL, kernel_detail(error))

@@ -309,5 +309,61 @@ pub(super) fn read_file<M: GuestMemoryBackend>(
     Ok(FileFacts { key, deleted })
 }
 
+/// What tells whether a file is still the one it was, without its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    mount: u64,
+    dentry: u64,
+    parent: u64,
+    name: u64,
+    name_length: u32,
+    is_unlinked: bool,
+    sequence: u32,
+    inode: u64,
+    number: u64,
+    generation: u32,
+}
+
+/// Reads what `file` is, as far as that takes few reads.
+pub(super) fn identity<M: GuestMemoryBackend>(
+    walker: &mut Walker<'_, M>,
+    file: u64,
+) -> Result<Identity, Stop> {
+    let layout = walker.layout;
+    let dentry = walker.u64(file, layout.file.dentry, Fault::BadPath)?;
+    let copied = walker.window(dentry, layout.dentry.window, Fault::BadPath)?;
+    let inode = match layout.file.inode {
+        Some(offset) => walker.u64(file, offset, Fault::BadPath)?,
+        None => layout.dentry.inode.map_or(0, |offset| copied.u64(offset)),
+    };
+    let mut identity = Identity {
+        mount: mount_of(walker, file, layout.mount)?,
+        dentry,
+        parent: copied.u64(layout.dentry.parent),
+        name: copied.u64(layout.dentry.name),
+        name_length: copied.u32(layout.dentry.name_length),
+        is_unlinked: layout
+            .dentry
+            .hash_link
+            .is_some_and(|offset| copied.u64(offset) == 0),
+        sequence: layout
+            .dentry
+            .sequence
+            .map_or(0, |offset| copied.u32(offset)),
+        inode,
+        number: 0,
+        generation: 0,
+    };
+    if inode != 0 {
+        if let Some(offset) = layout.inode.number {
+            identity.number = walker.u64(inode, offset, Fault::BadPath)?;
+        }
+        if let Some(offset) = layout.inode.generation {
+            identity.generation = walker.u32(inode, offset, Fault::BadPath)?;
+        }
+    }
+    Ok(identity)
+}
+
 #[cfg(test)]
 mod tests;

@@ -45,7 +45,7 @@ impl GuestView {
         };
         let memory = guest.memory();
         Self {
-            guest: Guest::new(&*memory, description, layout, guest.init_task()).unwrap(),
+            guest: Guest::new(&*memory, description, layout, guest.init_task(), false).unwrap(),
             memory,
             cookies: Cookies::default(),
             faults: FaultLog::default(),
@@ -70,9 +70,14 @@ impl GuestView {
             faults,
         } = self;
         ViewWorld {
-            world: GuestWorld::new(guest, &**memory, cookies, faults),
+            world: GuestWorld::new(guest, &**memory, cookies, faults, 0),
             spaces: Vec::new(),
         }
+    }
+
+    /// Lets time pass: work may be done again.
+    pub fn tick(&mut self) {
+        self.guest.tick();
     }
 
     /// What a cookie stands for.

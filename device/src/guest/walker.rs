@@ -12,13 +12,15 @@ use crate::fault::Fault;
 pub(super) enum Stop {
     /// Something changed while it was read: worth another try.
     Changed,
+    /// The task has given up the address space: no try will find it again.
+    Gone,
     /// Wrong, or changed in a way that looks wrong: worth another try, counted if that does not help. The pointer says where.
     Bad(Fault, u64),
 }
 
 /// Reads kernel objects.
 #[derive(Debug)]
-pub(super) struct Walker<'a, M> {
+pub(super) struct Walker<'a, M: GuestMemoryBackend> {
     pub ram: Ram<'a, M>,
     pub space: &'a mut KernelSpace,
     pub layout: Layout,

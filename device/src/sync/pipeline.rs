@@ -67,6 +67,11 @@ impl<T> Pipeline<T> {
         self.statistics
     }
 
+    /// Counts OProfile's counters from zero again; where entries ended stays.
+    pub fn reset_statistics(&mut self) {
+        self.statistics = Statistics::default();
+    }
+
     /// Where each entry ended.
     #[must_use]
     pub const fn account(&self) -> Account {
@@ -107,6 +112,7 @@ enum End {
     NoMm,
     NoMapping,
     Raced,
+    Throttled,
     Ignored,
     LostOverflow,
 }
@@ -114,7 +120,10 @@ enum End {
 impl End {
     /// Whether the address could not be resolved, which cuts a call chain.
     const fn is_unresolved(self) -> bool {
-        matches!(self, Self::NoMm | Self::NoMapping | Self::Raced)
+        matches!(
+            self,
+            Self::NoMm | Self::NoMapping | Self::Raced | Self::Throttled
+        )
     }
 }
 
@@ -263,6 +272,7 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
                 End::NoMapping
             }
             Lookup::Raced => End::Raced,
+            Lookup::Throttled => End::Throttled,
         }
     }
 
@@ -306,6 +316,10 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
                     self.pipeline.account.data_raced += 1;
                     INVALID_COOKIE
                 }
+                Lookup::Throttled => {
+                    self.pipeline.account.data_throttled += 1;
+                    INVALID_COOKIE
+                }
             };
             self.switch_cookie(cookie);
         }
@@ -330,6 +344,7 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
             End::NoMm => &mut account.no_mm,
             End::NoMapping => &mut account.no_mapping,
             End::Raced => &mut account.raced,
+            End::Throttled => &mut account.throttled,
             End::Ignored => &mut account.ignored,
             End::LostOverflow => &mut account.lost_overflow,
         } += 1;
@@ -340,9 +355,12 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
         let account = &mut self.pipeline.account;
         *match end {
             End::Kernel | End::File | End::Anonymous => &mut account.frames,
-            End::NoMm | End::NoMapping | End::Raced | End::Ignored | End::LostOverflow => {
-                &mut account.frames_lost
-            }
+            End::NoMm
+            | End::NoMapping
+            | End::Raced
+            | End::Throttled
+            | End::Ignored
+            | End::LostOverflow => &mut account.frames_lost,
         } += 1;
     }
 }

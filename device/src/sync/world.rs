@@ -32,6 +32,8 @@ pub enum Lookup {
     Unmapped,
     /// The guest changed its structures faster than they could be read.
     Raced,
+    /// Not looked up to its end: the guest's structures cost more work than its samples may.
+    Throttled,
 }
 
 /// The guest, as far as the pipeline asks.

@@ -4,6 +4,7 @@
 
 mod buffer;
 mod driver;
+pub mod fuzzing;
 mod guest;
 mod ring;
 

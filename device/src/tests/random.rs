@@ -1,11 +1,21 @@
 //! Random input: nothing panics, nothing goes on for ever, every sample is accounted for.
 
+use oprofile_wire::layout::{Field, LayoutEntry, VmaStore};
 use oprofile_wire::sample::{ESCAPE, note, note_word};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::test_utils::{Descriptor, KERNEL_START, Ring};
+use crate::test_utils::{
+    COMPACT_LAYOUT, Descriptor, GuestShape, KERNEL_START, LINUX_4_19_LAYOUT, LINUX_6_1_LAYOUT, Ring,
+};
+
+const STORES: [(VmaStore, &[LayoutEntry]); 4] = [
+    (VmaStore::List, COMPACT_LAYOUT),
+    (VmaStore::List, LINUX_4_19_LAYOUT),
+    (VmaStore::RbTree, LINUX_4_19_LAYOUT),
+    (VmaStore::Maple, LINUX_6_1_LAYOUT),
+];
 
 fn words() -> impl Strategy<Value = Vec<u64>> {
     let word = prop_oneof![
@@ -111,20 +121,32 @@ proptest! {
 
     #[test]
     fn kernel_objects_full_of_garbage_are_answered(
-        garbage in prop::collection::vec((0usize..10, 0u64..64, any::<u64>(), 0u64..24), 1..60),
+        store in 0usize..4,
+        garbage in prop::collection::vec((0usize..64, 0usize..64, any::<u64>(), 0u64..24), 1..60),
         addresses in prop::collection::vec(prop_oneof![TEXT..TEXT + 0x5000, any::<u64>()], 1..20))
     {
-        let mut guest = SyntheticGuest::default();
-        let first = guest.object();
+        let (store, layout) = STORES[store];
+        let mut guest = SyntheticGuest::with_shape(GuestShape {
+            store,
+            layout: layout.to_vec(),
+            ..GuestShape::default()
+        });
         let process = process(&mut guest, 7, b"prog");
-        let last = guest.object();
-        let objects = (last - first) / 4096;
-        for (object, offset, word, near) in garbage {
-            // Mostly pointers to another object.
-            let word = if near == 0 { word } else { first + (word % objects) * 4096 };
-            let at = first + (object as u64 % objects) * 4096 + (offset & !7);
-            let gpa = GuestAddress(at - crate::test_utils::LINEAR_BASE);
-            guest.memory().write_obj(word.to_le(), gpa).unwrap();
+        let vmas = guest.set_vmas(process.mm, &mappings(process.file));
+        let dentry = guest.get(process.file, Field::FileDentry);
+        let inode = guest.get(dentry, Field::DentryInode);
+        let mut objects = vec![process.task, process.mm, process.file, dentry, inode];
+        objects.extend([guest.root_dentry(), guest.root_mount()]);
+        objects.extend(vmas);
+        objects.extend(guest.maple_nodes(process.mm));
+        for (object, field, word, near) in garbage {
+            // Mostly pointers to another object, mostly where a field is.
+            let index = usize::try_from(word % objects.len() as u64).unwrap();
+            let word = if near == 0 { word } else { objects[index] + near % 8 * 8 };
+            let entry = layout[field % layout.len()];
+            let offset = if entry.size.get() == 0 { 0 } else { entry.offset.get() };
+            let at = objects[object % objects.len()] + u64::from(offset & !7);
+            guest.poke(at, word);
         }
         let mut driver = Driver::new(guest, 1).hello();
         let mut buffer = driver.buffer(0).user(process.task);

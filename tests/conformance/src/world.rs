@@ -1,7 +1,8 @@
 //! The guest that a scenario describes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use oprofile_device::control_files::CookieFile;
 use oprofile_device::sync::{Lookup, Mapping, Task, World, unmap_needs_sync};
 
 use crate::ScenarioError;
@@ -9,13 +10,14 @@ use crate::model;
 
 const PAGE_BYTES: u64 = 4096;
 
-/// Tasks, address spaces and files of a scenario, and which files got a cookie so far.
+/// Tasks, address spaces and files of a scenario, and which files have a cookie.
 #[derive(Debug)]
 pub struct ScriptedWorld {
     files: Vec<model::File>,
     mms: BTreeMap<u64, model::Mm>,
     tasks: BTreeMap<u64, model::Task>,
-    cookies: BTreeSet<u64>,
+    /// While they live: each cookie with the file that it was given for first.
+    cookies: Option<BTreeMap<u64, usize>>,
 }
 
 impl ScriptedWorld {
@@ -29,7 +31,7 @@ impl ScriptedWorld {
             files,
             mms: BTreeMap::new(),
             tasks: BTreeMap::new(),
-            cookies: BTreeSet::new(),
+            cookies: None,
         };
         for mm in mms {
             world.check_files(
@@ -95,9 +97,11 @@ impl ScriptedWorld {
         Ok(())
     }
 
-    /// Unlinks `file`. It keeps its cookie, and paths are not compared; so only the index is checked.
-    pub fn mark_deleted(&self, file: usize) -> Result<(), ScenarioError> {
-        self.check_files([&file])
+    /// Unlinks `file`, which keeps its cookie.
+    pub fn mark_deleted(&mut self, file: usize) -> Result<(), ScenarioError> {
+        let known = self.files.get_mut(file);
+        known.ok_or(ScenarioError::UnknownFile(file))?.deleted = true;
+        Ok(())
     }
 
     /// Whether `task` must be followed by a sync when it unmaps memory at `address`.
@@ -113,14 +117,36 @@ impl ScriptedWorld {
         Ok(unmap_needs_sync(mappings, address))
     }
 
-    /// Cookies given out so far, ascending.
-    pub const fn cookies(&self) -> &BTreeSet<u64> {
-        &self.cookies
+    /// Files get cookies from now on.
+    pub fn register_cookies(&mut self) {
+        self.cookies = Some(BTreeMap::new());
+    }
+
+    /// Forgets every cookie.
+    pub fn forget_cookies(&mut self) {
+        self.cookies = None;
+    }
+
+    /// Cookies that live, ascending; `None` when none can.
+    pub fn cookies(&self) -> Option<Vec<u64>> {
+        let cookies = self.cookies.as_ref()?;
+        Some(cookies.keys().copied().collect())
+    }
+
+    /// The file that `cookie` was given for first. It is unlinked when any with this cookie is: they are one directory entry.
+    pub fn cookie_file(&self, cookie: u64) -> Option<CookieFile> {
+        let &first = self.cookies.as_ref()?.get(&cookie)?;
+        let path = self.files.get(first)?.path.clone().into_bytes();
+        let mut same = self.files.iter().filter(|file| file.cookie == cookie);
+        let deleted = same.any(|file| file.deleted);
+        Some(CookieFile { path, deleted })
     }
 
     fn cookie(&mut self, file: usize) -> u64 {
         let cookie = self.files[file].cookie;
-        self.cookies.insert(cookie);
+        if let Some(cookies) = &mut self.cookies {
+            cookies.entry(cookie).or_insert(file);
+        }
         cookie
     }
 }

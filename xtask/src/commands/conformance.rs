@@ -8,7 +8,7 @@ use oprofile_conformance::run_dir;
 
 use crate::Failure;
 
-/// Runs every scenario (*.json) in DIR whose family is supported, and compares value by value.
+/// Runs every scenario (*.json) in DIR and compares value by value.
 ///
 /// The last line is `N passed, N failed, N skipped`; the exit code is 1 when one failed.
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@ mod bench;
 mod conformance;
 mod demo;
 mod fmt;
+mod fuzz;
 mod lab;
 mod lint;
 mod probe;
@@ -30,6 +31,8 @@ pub enum Command {
     Conformance(conformance::Arguments),
     /// Measures the device and the agent.
     Bench(bench::Arguments),
+    /// Runs the fuzz targets.
+    Fuzz(fuzz::Arguments),
     /// Formats the code.
     Fmt,
     /// Says whether this machine's KVM is good enough, and why not.
@@ -49,6 +52,7 @@ impl Command {
             Self::Lint => lint::run_lint().map(done).map_err(Failure::new),
             Self::Conformance(arguments) => conformance::run(&arguments),
             Self::Bench(arguments) => bench::run_bench(&arguments),
+            Self::Fuzz(arguments) => fuzz::run(&arguments),
             Self::Fmt => fmt::run_fmt().map(done).map_err(Failure::new),
             Self::Lab(arguments) => lab::run(arguments),
             Self::Probe => Ok(probe::run()),

@@ -1,49 +1,30 @@
 //! Gets what the lab is made of from the distribution, through apt, once.
 
-use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
+use crate::apt::{self, AptError, apt_get, capture, need, with_fresh_lists};
 use crate::step::Step;
 
 /// The emulator the lab runs on.
 const QEMU: &str = "qemu-system-x86_64";
-/// How much of a failed command's output an error shows.
-const SHOWN_LINES: usize = 12;
 
 /// Why the lab's parts could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// There is no apt here.
-    #[error(
-        "The lab fetches its parts with apt, and {0} is not on this machine; use a Debian or Ubuntu \
-         system, or a machine with hardware KVM and --host"
-    )]
-    NoApt(&'static str),
-    /// QEMU is missing and cannot be installed by this user.
-    #[error(
-        "{QEMU} is missing and installing it needs root; run: \
-         sudo apt-get install --no-install-recommends qemu-system-x86"
-    )]
-    NotRoot,
+    /// apt did not help.
+    #[error("Cannot fetch the lab's parts (a machine with hardware KVM needs none, see --host)")]
+    Apt(#[from] AptError),
     /// apt knows no kernel package.
     #[error(
         "apt knows no linux-image-VERSION-amd64 package; add a Debian source to apt and run apt-get \
          update"
     )]
     NoKernelPackage,
-    /// A command failed.
-    #[error("`{command}` failed; is the network up?\n{output}")]
-    Failed {
-        /// The command line.
-        command: String,
-        /// The end of what it printed.
-        output: String,
-    },
     /// A file of the cache cannot be read or written.
     #[error("Cannot use {}", path.display())]
     Cache {
@@ -83,30 +64,8 @@ pub struct Kernel {
 
 /// The path of QEMU, installed now if need be.
 pub fn qemu() -> Result<PathBuf, FetchError> {
-    if let Some(path) = in_path(QEMU) {
-        return Ok(path);
-    }
-    if !rustix::process::geteuid().is_root() {
-        need("apt-get")?;
-        return Err(FetchError::NotRoot);
-    }
-    let step = Step::begin("installing qemu-system-x86 with apt-get (it emulates a CPU with SVM)");
-    with_fresh_lists(|| {
-        apt_get(
-            Path::new("/"),
-            &[
-                "install",
-                "-y",
-                "--no-install-recommends",
-                "qemu-system-x86",
-            ],
-        )
-    })?;
-    step.done();
-    in_path(QEMU).ok_or_else(|| FetchError::Content {
-        package: "qemu-system-x86".to_owned(),
-        wanted: QEMU,
-    })
+    let purpose = "it emulates a CPU with SVM";
+    Ok(apt::program(QEMU, "qemu-system-x86", purpose)?)
 }
 
 /// A statically linked busybox, unpacked below `cache` now if need be.
@@ -136,7 +95,7 @@ pub fn kernel(cache: &Path) -> Result<Kernel, FetchError> {
         let package = match newest_kernel_package()? {
             Some(package) => package,
             None => {
-                apt_get(Path::new("/"), &["update"])?;
+                apt::update()?;
                 newest_kernel_package()?.ok_or(FetchError::NoKernelPackage)?
             }
         };
@@ -183,8 +142,8 @@ fn newest_kernel_package() -> Result<Option<String>, FetchError> {
     match list {
         Ok(list) => Ok(dependency(&list).map(str::to_owned)),
         // apt-cache fails when it has no list that names the package.
-        Err(FetchError::Failed { .. }) => Ok(None),
-        Err(error) => Err(error),
+        Err(AptError::Failed { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -227,65 +186,6 @@ fn download(package: &str, home: &Path) -> Result<(), FetchError> {
     fs::set_permissions(&unpacked, fs::Permissions::from_mode(0o755))
         .and_then(|()| fs::rename(&unpacked, home))
         .map_err(FetchError::cache(home))
-}
-
-/// Tries `action`; if it fails, fetches the package lists anew (they may be old or absent) and tries
-/// once more.
-fn with_fresh_lists(action: impl Fn() -> Result<(), FetchError>) -> Result<(), FetchError> {
-    match action() {
-        Err(FetchError::Failed { .. }) if rustix::process::geteuid().is_root() => {
-            apt_get(Path::new("/"), &["update"])?;
-            action()
-        }
-        result => result,
-    }
-}
-
-fn apt_get(directory: &Path, arguments: &[&str]) -> Result<(), FetchError> {
-    need("apt-get")?;
-    capture(
-        Command::new("apt-get")
-            .arg("-q")
-            .args(arguments)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .current_dir(directory),
-    )
-    .map(drop)
-}
-
-/// Runs a command and returns its stdout.
-fn capture(command: &mut Command) -> Result<String, FetchError> {
-    let shown = || {
-        let mut words = vec![command.get_program().to_string_lossy()];
-        words.extend(command.get_args().map(OsStr::to_string_lossy));
-        words.join(" ")
-    };
-    let shown = shown();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| FetchError::Failed {
-            command: shown.clone(),
-            output: error.to_string(),
-        })?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    Err(FetchError::Failed {
-        command: shown,
-        output: super::tail(&text, SHOWN_LINES),
-    })
-}
-
-fn need(tool: &'static str) -> Result<(), FetchError> {
-    in_path(tool).map(drop).ok_or(FetchError::NoApt(tool))
-}
-
-fn in_path(program: &str) -> Option<PathBuf> {
-    env::split_paths(&env::var_os("PATH")?)
-        .map(|directory| directory.join(program))
-        .find(|path| path.is_file())
 }
 
 fn entries(directory: &Path) -> Result<Vec<PathBuf>, FetchError> {

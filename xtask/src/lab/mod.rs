@@ -18,6 +18,7 @@ use std::time::Duration;
 use crate::machine::{Finished, Job, shown};
 use crate::repo;
 use crate::step::{Step, note};
+use crate::tail;
 
 pub use fetch::FetchError;
 pub use modules::ModuleError;
@@ -260,12 +261,6 @@ fn build_initramfs(
     Ok(path)
 }
 
-/// The last `count` lines of `text`.
-fn tail(text: &str, count: usize) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(count)..].join("\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,11 +297,5 @@ mod tests {
             "Kernel panic - not syncing\nCall Trace:"
         );
         assert_eq!(last_words("no such CPU\n", ""), "no such CPU");
-    }
-
-    #[test]
-    fn tail_keeps_the_last_lines() {
-        assert_eq!(tail("a\nb\nc\n", 2), "b\nc");
-        assert_eq!(tail("a", 2), "a");
     }
 }

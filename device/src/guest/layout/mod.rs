@@ -328,3 +328,6 @@ impl Layout {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

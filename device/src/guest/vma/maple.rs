@@ -11,7 +11,7 @@ use vm_memory::GuestMemoryBackend;
 
 use super::{Anchor, Found, Order, Vma};
 use crate::fault::Fault;
-use crate::guest::layout::{MapleLayout, NODE_BYTES, NodeLayout, StoreLayout};
+use crate::guest::layout::{MapleLayout, NODE_BYTES, NodeLayout};
 use crate::guest::walker::{Copied, Stop, Walker};
 
 /// Most levels (Linux's `MAPLE_HEIGHT_MAX`); trees of address spaces have up to 5.
@@ -236,34 +236,6 @@ pub(super) struct Spot {
     anchor: Anchor,
     /// The indices that the last slot stands for.
     range: Range,
-    /// The leaf, and the indices that it stands for.
-    leaf: Option<(Node, Range)>,
-}
-
-impl Spot {
-    /// Whether the guest still leads there. A VMA tells by itself where it ends; a gap is looked up in its leaf again.
-    pub fn check<M: GuestMemoryBackend>(
-        &self,
-        walker: &mut Walker<'_, M>,
-        mm: u64,
-        address: u64,
-    ) -> Result<(), Stop> {
-        match (self.found, self.leaf) {
-            (Some(found), _) => return found.check(walker, mm),
-            (None, Some((node, range))) => {
-                let StoreLayout::Maple(layout) = walker.layout.mm.store else {
-                    return Err(Stop::Changed);
-                };
-                let leaf = Content::read(walker, &layout, node, range)?;
-                let again = leaf.find(address);
-                if again.is_none_or(|slot| slot.range != self.range) {
-                    return Err(Stop::Changed);
-                }
-            }
-            (None, None) => {}
-        }
-        self.anchor.check(walker)
-    }
 }
 
 /// Goes down from the root to the slot of `index`; `None` when it came upon a dead node.
@@ -279,7 +251,6 @@ fn descend<M: GuestMemoryBackend>(
             found: None,
             anchor,
             range: Range::ALL,
-            leaf: None,
         }));
     };
     let mut range = Range::ALL;
@@ -295,7 +266,6 @@ fn descend<M: GuestMemoryBackend>(
                 found: None,
                 anchor: content.anchor(slot),
                 range: slot.range,
-                leaf: Some((node, range)),
             }));
         }
         node = Node::decode(slot.value)?;
@@ -332,7 +302,8 @@ pub(super) fn search<M: GuestMemoryBackend>(
         let Some(mut spot) = descend(walker, &layout, mm, address)? else {
             continue;
         };
-        if spot.leaf.is_some() {
+        // A root word is none that leads to a VMA.
+        if spot.anchor.node != 0 {
             spot.found = entry(walker, mm, spot.anchor, spot.range)?;
         }
         return Ok(spot);

@@ -137,6 +137,13 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// One that nothing led to.
+    #[cfg(test)]
+    pub(super) const fn unanchored(vma: Vma) -> Self {
+        let anchor = Anchor::new(0, 0);
+        Self { vma, anchor }
+    }
+
     /// Whether the guest still leads to it and has it so, as far as [`Anchor::check`] can tell.
     pub fn check<M: GuestMemoryBackend>(
         &self,
@@ -198,22 +205,36 @@ impl Place {
         vma.filter(|vma| vma.contains(address))
     }
 
+    /// That VMA, with what led to it.
+    pub fn found(&self, address: u64) -> Option<Found> {
+        let found = match &self.trail {
+            Trail::List(near) | Trail::RbTree(near) => near.at.map(|vma| Found {
+                vma,
+                anchor: near.anchor,
+            }),
+            Trail::Maple(spot) => spot.found,
+        };
+        found.filter(|found| found.vma.contains(address))
+    }
+
     /// Whether the guest still leads there.
     pub fn check<M: GuestMemoryBackend>(
         &self,
         walker: &mut Walker<'_, M>,
         mm: u64,
     ) -> Result<(), Stop> {
+        let is_counted = walker.layout.mm.has_counter();
         match &self.trail {
-            Trail::Maple(spot) => spot.check(walker, mm, self.address)?,
-            Trail::List(found) if walker.layout.mm.has_counter() => found.check(walker, mm)?,
-            // A search beside a rotation may miss a VMA: that there is none takes two that agree.
-            Trail::RbTree(found)
-                if walker.layout.mm.has_counter() && self.vma(self.address).is_some() =>
-            {
+            Trail::Maple(maple::Spot {
+                found: Some(found), ..
+            }) => found.check(walker, mm)?,
+            Trail::List(found) if is_counted => found.check(walker, mm)?,
+            Trail::RbTree(found) if is_counted && self.vma(self.address).is_some() => {
                 found.check(walker, mm)?;
             }
-            Trail::List(_) | Trail::RbTree(_) => {
+            // That there is no VMA takes two searches that agree: one beside a rotation, or in a node that is being made into
+            // another, may miss it.
+            Trail::Maple(_) | Trail::List(_) | Trail::RbTree(_) => {
                 if search(walker, mm, self.address)? != self.trail {
                     return Err(Stop::Changed);
                 }
@@ -252,6 +273,23 @@ pub(super) fn find<M: GuestMemoryBackend>(
     })
 }
 
+/// Whether a VMA that was found some time ago is still there and as it was. Only a maple tree can tell without a search: its nodes
+/// are dead when they are taken out. Of the other stores what is remembered never counts as proven.
+pub(super) fn is_still_there<M: GuestMemoryBackend>(
+    walker: &mut Walker<'_, M>,
+    mm: u64,
+    found: &Found,
+) -> Result<bool, Stop> {
+    if !matches!(walker.layout.mm.store, StoreLayout::Maple(_)) {
+        return Ok(false);
+    }
+    match found.check(walker, mm) {
+        Ok(()) => Ok(true),
+        Err(Stop::Changed | Stop::Bad(Fault::BadMapping | Fault::BadTree, _)) => Ok(false),
+        Err(stop) => Err(stop),
+    }
+}
+
 /// The first VMA of `mm` that ends above `address`, whether it holds it or not. It is as the guest had it a moment ago.
 #[cfg_attr(
     not(any(test, feature = "test-utils")),
@@ -275,10 +313,6 @@ pub(super) fn first_above<M: GuestMemoryBackend>(
 ///
 /// They are as the guest had them one after the other, which need not be how it ever had them all: one that is used later is checked
 /// then. After an error what was visited is worth nothing.
-#[cfg_attr(
-    not(any(test, feature = "test-utils")),
-    expect(dead_code, reason = "tables of an address space are yet to be built")
-)]
 pub(super) fn walk<M: GuestMemoryBackend>(
     walker: &mut Walker<'_, M>,
     mm: u64,

@@ -495,9 +495,11 @@ fn a_pivot_moved_in_place_shows_when_the_gap_is_checked() {
     // A VMA that grows into the gap behind it needs no new node.
     let leaf = world.guest.maple_nodes(world.mm)[0];
     let index = (0..4).find(|index| world.guest.peek(leaf + 8 + index * 8) == spec.end - 1);
+    let pivot = leaf + 8 + index.unwrap() * 8;
+    world.guest.poke(pivot, spec.end + 0xfff);
     world
         .guest
-        .poke(leaf + 8 + index.unwrap() * 8, spec.end + 0xfff);
+        .set(world.made[0], Field::VmaEnd, spec.end + 0x1000);
     assert_eq!(world.check(&place), Err(Stop::Changed));
 }
 

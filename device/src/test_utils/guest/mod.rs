@@ -183,3 +183,6 @@ impl SyntheticGuest {
         self.shape.ram_bytes
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+//! What the fuzz targets run.
+//!
+//! A target is a function of bytes. libFuzzer calls it through a binary of its own (`fuzz_targets/`), the test in `tests/` with
+//! each file of the committed corpus. It panics when it finds something: through an assertion of its own, one in the code
+//! under test, or an overflow.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`control_requests`] | requests, alone and one after the other |
+//! | [`events`], [`sample_files`] | the session's readers: event buffer, sample files, their paths |
+//! | [`layout_descriptor`] | layout descriptors, and walks by those that are believed |
+//! | [`objects`] | kernel objects: tasks, mappings of each store, files and paths |
+//! | [`page_walk`] | page tables and kernel pointers in arbitrary RAM |
+//! | [`sample_buffers`] | entries, headers and chains of sample buffers, and the words that they become |
+//! | [`whole_device`] | everything at once, in any order |
+//! | [`machine`], [`ram`], [`scene`], [`layouts`] | what they share: RAM that is watched, guests that are laid out and spoiled |
+
+pub mod control_requests;
+pub mod events;
+pub mod layout_descriptor;
+pub mod layouts;
+pub mod machine;
+pub mod objects;
+pub mod page_walk;
+pub mod ram;
+pub mod sample_buffers;
+pub mod sample_files;
+pub mod scene;
+pub mod whole_device;
+
+use oprofile_wire::layout::VmaStore;
+
+/// A target.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name: that of its binary and of its corpus.
+    pub name: &'static str,
+    /// Runs it on one input.
+    pub run: fn(&[u8]),
+}
+
+macro_rules! targets {
+    ($($name:ident: $run:expr,)+) => {
+        /// All targets.
+        pub const TARGETS: &[Target] = &[$(Target { name: stringify!($name), run: $run }),+];
+
+        /// Each target under its name, for the binaries.
+        pub mod target {
+            use super::*;
+            $(
+                /// Runs the target of this name.
+                pub fn $name(data: &[u8]) {
+                    let run: fn(&[u8]) = $run;
+                    run(data);
+                }
+            )+
+        }
+    };
+}
+
+targets! {
+    control_requests: control_requests::run,
+    device: whole_device::run,
+    event_records: events::run,
+    layout_descriptor: layout_descriptor::run,
+    page_walk: page_walk::run,
+    paths: |data| objects::run(VmaStore::List, layouts::MOUNTS, data),
+    sample_buffer: sample_buffers::run,
+    sample_file: sample_files::run,
+    sample_path: sample_files::run_paths,
+    vma_list: |data| objects::run(VmaStore::List, layouts::LIST, data),
+}
