@@ -35,7 +35,7 @@ trait Translate {
     /// Its name in the table.
     fn name(&self) -> &'static str;
 
-    /// Whether it is this project's, for which there are targets.
+    /// Whether it is the one for which there are targets.
     fn is_ours(&self) -> bool {
         false
     }
@@ -84,6 +84,7 @@ impl<T: Translate> Translator for T {
 fn translators(tables: &'static Tables) -> Result<Vec<Box<dyn Translator>>, Failure> {
     Ok(vec![
         Box::new(plain::Plain::new(tables)),
+        Box::new(ours::Remembering::new(tables)),
         Box::new(ours::Walk::new(tables)),
         Box::new(memflow::one_by_one(tables)),
         Box::new(memflow::batched(tables)),
