@@ -109,6 +109,7 @@ impl Machine {
         let copies = COPIES.iter().map(|&(name, ..)| Figure::new(name, "GB/s"));
         let chases = CHASES.iter().map(|&(name, _)| Figure::new(name, "ns"));
         let rest = [
+            Figure::new("four independent additions", "ns"),
             Figure::new("atomic addition, no other processor", "ns"),
             Figure::new("reading the clock", "ns"),
         ];
@@ -126,12 +127,26 @@ impl Machine {
     pub fn round(&mut self) {
         let copies = self.copies.iter_mut().map(Copies::round);
         let chases = self.chases.iter_mut().map(Chase::round);
-        let rest = [atomic_addition(), reading_the_clock()];
+        let rest = [additions(), atomic_addition(), reading_the_clock()];
         let values: Vec<f64> = copies.chain(chases).chain(rest).collect();
         for (figure, value) in self.figures.iter_mut().zip(values) {
             figure.add(value);
         }
     }
+}
+
+/// What shows a neighbour on the same core: units that both want.
+fn additions() -> f64 {
+    let mut sums = [1_u64, 2, 3, 4];
+    let (took, ()) = time(|| {
+        for _ in 0..ADDITIONS {
+            for sum in &mut sums {
+                *sum = black_box(*sum).wrapping_add(1);
+            }
+        }
+    });
+    black_box(sums);
+    took / f64::from(ADDITIONS)
 }
 
 fn atomic_addition() -> f64 {

@@ -1,9 +1,14 @@
 //! What is measured.
 
+mod ram;
+mod rings;
+mod translation;
+mod vcpus;
 mod workload;
 mod writer;
 
 use std::error::Error;
+use std::fmt;
 
 use crate::measure::Figure;
 
@@ -25,14 +30,35 @@ pub trait Job {
 /// Why something cannot be measured.
 pub type Failure = Box<dyn Error>;
 
+/// Not every sample came out as it should.
+#[derive(Debug)]
+struct WrongCount {
+    expected: usize,
+    found: u64,
+}
+
+impl fmt::Display for WrongCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { expected, found } = self;
+        write!(f, "{found} of {expected} samples were resolved")
+    }
+}
+
+impl Error for WrongCount {}
+
 /// Makes a job ready; it has checked its results once then.
 type Prepare = fn() -> Result<Box<dyn Job>, Failure>;
 
 /// All jobs, in the order of the table.
-const JOBS: [(&str, Prepare); 3] = [
+const JOBS: [(&str, Prepare); 8] = [
     (workload::MIXED_NAME, workload::mixed),
     (workload::TRACE_NAME, workload::trace),
     (writer::NAME, writer::prepare),
+    (rings::NAME, rings::prepare),
+    (ram::NAME, ram::recorded),
+    (ram::VMAS_NAME, ram::vmas),
+    (translation::NAME, translation::prepare),
+    (vcpus::NAME, vcpus::prepare),
 ];
 
 /// Names of all jobs.

@@ -14,7 +14,7 @@ const MAX_PAGES: u64 = 256;
 const FILES: u64 = 160;
 /// One sample in so many is the kernel's.
 const KERNEL_SHARE: u64 = 4;
-/// Samples in a row of one task, on average.
+/// Samples in a row of one task, on average, when tasks switch at random.
 const RUN: u64 = 16;
 
 /// What to generate.
@@ -24,10 +24,21 @@ pub struct Shape {
     pub tasks: u32,
     /// Mappings of each: 1 to 256 pages, three in four of a file, a gap before one in three.
     pub vmas: usize,
-    /// Samples; one in four of the kernel, 16 in a row of one task on average, Zipf over its mappings.
+    /// Samples; one in four of the kernel, Zipf over the mappings of their task.
     pub samples: usize,
     /// Samples between two syncs.
     pub batch: usize,
+    /// When another task is sampled.
+    pub switches: Switches,
+}
+
+/// When another task is sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switches {
+    /// At random, 16 samples in a row on average.
+    AtRandom,
+    /// With each batch, in turn: as if each batch were another CPU's.
+    WithBatch,
 }
 
 /// Random numbers (splitmix64): the same for the same shape.
@@ -104,9 +115,13 @@ impl Workload {
         let zipf = Zipf::new(shape.vmas);
         let mut current = 0;
         let samples = (0..shape.samples)
-            .map(|_| {
-                if random.below(RUN) == 0 {
-                    current = random.index(tasks.len());
+            .map(|index| {
+                match shape.switches {
+                    Switches::AtRandom if random.below(RUN) == 0 => {
+                        current = random.index(tasks.len());
+                    }
+                    Switches::AtRandom => {}
+                    Switches::WithBatch => current = index / shape.batch % tasks.len(),
                 }
                 let is_kernel = random.below(KERNEL_SHARE) == 0;
                 let pc = if is_kernel {
@@ -180,6 +195,7 @@ mod tests {
         vmas: 50,
         samples: 20_000,
         batch: 1_000,
+        switches: Switches::AtRandom,
     };
 
     #[test]

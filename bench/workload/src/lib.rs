@@ -30,7 +30,7 @@ pub mod stream;
 pub mod world;
 
 pub use file::{ANONYMOUS, MIXED, Recorded, Sample, TRACE, Task, Vma, Workload, WorkloadError};
-pub use generate::Shape;
+pub use generate::{Shape, Switches};
 pub use replay::Replay;
 pub use stream::{StreamHash, WrongStream};
 pub use world::ScriptedWorld;
