@@ -119,7 +119,7 @@ impl Guest {
     }
 
     /// Another period of [`SYNC_PERIOD`](crate::SYNC_PERIOD) begins.
-    pub const fn tick(&mut self) {
+    pub fn tick(&mut self) {
         self.remembered.budget.tick();
     }
 }

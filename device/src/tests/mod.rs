@@ -6,6 +6,7 @@ mod races;
 mod random;
 mod samples;
 mod stores;
+mod tables;
 
 use crate::test_utils::{Driver, SyntheticGuest, VmaSpec};
 
