@@ -40,6 +40,9 @@ pub fn time<R>(work: impl FnOnce() -> R) -> (f64, R) {
     (total, result)
 }
 
+/// Unit of a figure that is one value divided by another.
+pub const RATIO: &str = "×";
+
 /// One figure, a value a round.
 #[derive(Clone, Debug)]
 pub struct Figure {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::jobs::Job;
 use crate::machine::Machine;
-use crate::measure::Figure;
+use crate::measure::{Figure, RATIO};
 
 /// A figure as it is told.
 #[derive(Debug, Serialize)]
@@ -45,7 +45,8 @@ impl Row {
         let low = figure.quantile(0.1);
         let verdict = figure.reach.map(|reach| match reach {
             reach if median <= reach => Verdict::Reached,
-            reach if low <= reach => Verdict::ReachedInQuietRounds,
+            // A ratio is as often too small as too large when a neighbour disturbs it.
+            reach if low <= reach && figure.unit != RATIO => Verdict::ReachedInQuietRounds,
             _ => Verdict::Missed,
         });
         Self {

@@ -11,7 +11,7 @@ use oprofile_workload::{
 };
 
 use super::{Failure, Job};
-use crate::measure::{Figure, add_time};
+use crate::measure::{Figure, RATIO, add_time};
 
 /// Name of the job of the recorded loads.
 pub const NAME: &str = "ram";
@@ -205,7 +205,7 @@ pub fn vmas() -> Result<Box<dyn Job>, Failure> {
     let name = LINUX_6_1.name;
     // The arrays are this benchmark's own, so there is no target for them: they show what a plain search costs.
     let figure = |what: &str, vmas: usize| Figure::new(format!("{what}, {vmas} VMAs"), "ns/sample");
-    let ratio = |what: &str| Figure::new(format!("{what}, {many} ÷ {few} VMAs"), "×");
+    let ratio = |what: &str| Figure::new(format!("{what}, {many} ÷ {few} VMAs"), RATIO);
     Ok(Box::new(MoreVmas {
         loads: [load(few)?, load(many)?],
         figures: [

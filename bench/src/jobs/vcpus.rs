@@ -8,13 +8,14 @@ use oprofile_workload::ram::WorldInRam;
 use oprofile_workload::{Shape, Switches, Workload};
 
 use super::{Failure, Job, WrongCount};
-use crate::measure::{Figure, add_time};
+use crate::measure::{Figure, RATIO, add_time};
 
 /// Name of the job.
 pub const NAME: &str = "vcpus";
 
-/// Sizes of guests.
+/// Sizes of guests: of those with samples in programs, and of those with samples in the kernel only.
 const VCPUS: [u16; 4] = [1, 4, 16, 64];
+const KERNEL_VCPUS: [u16; 2] = [1, 64];
 
 /// Samples of a vCPU between two syncs: as many as 10 kHz brings in OProfile's sync period. They fill four buffers of the
 /// default size.
@@ -38,15 +39,20 @@ struct Guest {
 }
 
 impl Guest {
-    fn new(vcpus: u16) -> Result<Self, Failure> {
+    fn new(vcpus: u16, is_kernel_only: bool) -> Result<Self, Failure> {
         // A batch is what a vCPU takes between two syncs.
-        let workload = Workload::generate(&Shape {
+        let mut workload = Workload::generate(&Shape {
             tasks: vcpus.into(),
             vmas: VMAS,
             samples: SAMPLES * usize::from(vcpus),
             batch: SAMPLES,
             switches: Switches::WithBatch,
         });
+        if is_kernel_only {
+            for sample in &mut workload.samples {
+                sample.is_kernel = true;
+            }
+        }
         let mut guest = SyntheticGuest::with_shape(GuestShape {
             layout: LINUX_6_1_LAYOUT.to_vec(),
             store: VmaStore::Maple,
@@ -107,27 +113,42 @@ impl Guest {
 
 /// Guests of 1 to 64 vCPUs.
 pub fn prepare() -> Result<Box<dyn Job>, Failure> {
-    let mut guests = Vec::new();
-    for vcpus in VCPUS {
-        let mut guest = Guest::new(vcpus)?;
-        guest.check()?;
-        guests.push(guest);
-    }
-    let each = VCPUS.iter().map(|vcpus| {
-        let name = format!("sync of {SAMPLES} samples a vCPU, {vcpus} vCPUs");
-        Figure::new(name, "ns/sample")
-    });
-    let [fewest, .., most] = VCPUS;
-    let ratio = Figure::new(format!("{most} ÷ {fewest} vCPUs"), "×").reach(1.3);
+    let family = |what: &str, sizes: &[u16], is_kernel_only| -> Result<Family, Failure> {
+        let mut guests = Vec::new();
+        for &vcpus in sizes {
+            let mut guest = Guest::new(vcpus, is_kernel_only)?;
+            guest.check()?;
+            guests.push(guest);
+        }
+        let each = sizes.iter().map(|vcpus| {
+            let name = format!("{what}, {SAMPLES} samples on each of {vcpus} vCPUs");
+            Figure::new(name, "ns/sample")
+        });
+        let ratio = Figure::new(format!("{what}, most ÷ fewest vCPUs"), RATIO).reach(1.3);
+        Ok(Family {
+            guests,
+            figures: each.chain([ratio]).collect(),
+        })
+    };
     Ok(Box::new(MoreVcpus {
-        guests,
-        figures: each.chain([ratio]).collect(),
+        families: [
+            family("programs", &VCPUS, false)?,
+            family("kernel", &KERNEL_VCPUS, true)?,
+        ],
+        figures: Vec::new(),
     }))
 }
 
-struct MoreVcpus {
+/// Guests that differ in size alone.
+struct Family {
     guests: Vec<Guest>,
     /// One a guest, then the ratio of the last to the first.
+    figures: Vec<Figure>,
+}
+
+struct MoreVcpus {
+    families: [Family; 2],
+    /// Those of all families.
     figures: Vec<Figure>,
 }
 
@@ -137,17 +158,21 @@ impl Job for MoreVcpus {
     }
 
     fn round(&mut self) -> Result<(), Failure> {
-        let mut values = Vec::new();
-        for guest in &mut self.guests {
-            guest.time();
-            values.push(guest.time());
+        for Family { guests, figures } in &mut self.families {
+            let mut values = Vec::new();
+            for guest in guests {
+                guest.time();
+                values.push(guest.time());
+            }
+            if let [first, .., last] = values[..] {
+                values.push(last / first);
+            }
+            for (figure, value) in figures.iter_mut().zip(values) {
+                figure.add(value);
+            }
         }
-        if let [first, .., last] = values[..] {
-            values.push(last / first);
-        }
-        for (figure, value) in self.figures.iter_mut().zip(values) {
-            figure.add(value);
-        }
+        let all = self.families.iter().flat_map(|family| &family.figures);
+        self.figures = all.cloned().collect();
         Ok(())
     }
 
