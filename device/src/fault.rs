@@ -136,6 +136,15 @@ impl FaultLog {
         }
     }
 
+    /// Logs why the fault is one that is about to be counted, if it is the first of its kind: a guest that repeats it must not
+    /// fill the host's log.
+    pub fn explain(&self, fault: Fault, reason: impl FnOnce() -> String) {
+        if self.counts[fault as usize].get() == 0 {
+            let reason = reason();
+            tracing::warn!("{reason}");
+        }
+    }
+
     pub fn snapshot(&self) -> Faults {
         Faults {
             counts: self.counts.each_ref().map(Cell::get),
@@ -165,6 +174,20 @@ mod tests {
             described,
             u32::from(tracing::enabled!(tracing::Level::WARN))
         );
+    }
+
+    #[test]
+    fn only_the_first_of_a_kind_is_explained() {
+        let log = FaultLog::default();
+        let mut explained = 0;
+        for _ in 0..3 {
+            log.explain(Fault::BadLayout, || {
+                explained += 1;
+                String::new()
+            });
+            log.count(Fault::BadLayout, String::new);
+        }
+        assert_eq!(explained, 1);
     }
 
     #[test]
