@@ -35,6 +35,8 @@ faults! {
     BadBuffer = "bad_sample_buffer",
     /// A sample buffer that ends inside an entry.
     CutBuffer = "cut_sample_buffer",
+    /// A note with a data record of no known kind, or of another length than its kind has: the record is left out.
+    BadRecord = "bad_data_record",
     /// A sample buffer that holds another number of samples than its header says.
     SampleCount = "wrong_sample_count",
     /// A cumulative counter of a buffer header went backwards.

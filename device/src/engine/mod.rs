@@ -254,7 +254,14 @@ impl Engine {
                     sync.boundary();
                     for entry in buffer.entries() {
                         match entry {
-                            Ok(entry) => sync.entry(&mut world, entry),
+                            Ok(entry) => {
+                                let (entry, left_out) = samples::without_unknown_record(entry);
+                                if left_out {
+                                    self.faults
+                                        .count(Fault::BadRecord, || format!("vCPU {vcpu}"));
+                                }
+                                sync.entry(&mut world, entry);
+                            }
                             Err(error) => self
                                 .faults
                                 .count(Fault::CutBuffer, || format!("vCPU {vcpu}: {error:?}")),
