@@ -243,6 +243,11 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
             return End::NoMm;
         };
         match world.lookup(mm, address) {
+            // An offset that would be read as an escape, with a code of the guest's choice behind it. No file is so long.
+            Lookup::File { offset: ESCAPE, .. } => {
+                self.pipeline.statistics.sample_lost_no_mapping += 1;
+                End::NoMapping
+            }
             Lookup::File { cookie, offset } => {
                 self.switch_cookie(cookie);
                 self.emit(End::File, offset, event)

@@ -45,6 +45,10 @@ impl World for Scripted {
                 offset: address,
             },
             3 => Lookup::Raced,
+            4 => Lookup::File {
+                cookie: 10 + mm,
+                offset: ESCAPE,
+            },
             _ => Lookup::Unmapped,
         }
     }
@@ -89,6 +93,13 @@ fn unreadable_task_is_a_task_without_names_or_memory() {
     let (words, account) = words_of(&[note_of(USER | TASK, &[0]), sample(5)]);
     assert_eq!(words, [ESCAPE, 5, ESCAPE, 1, 0, 0, ESCAPE, 7, 0]);
     assert_eq!((account.bad_task, account.no_mm), (1, 1));
+}
+
+#[test]
+fn an_offset_that_would_be_read_as_an_escape_is_in_no_mapping() {
+    let (words, account) = words_of(&[note_of(USER | TASK, &[2]), (400, 2, Vec::new()), sample(1)]);
+    assert_eq!(words[9..], [ESCAPE, 3, 11, 1001, 0]);
+    assert_eq!((account.no_mapping, account.file), (1, 1));
 }
 
 #[test]
