@@ -50,9 +50,27 @@ pub struct FilePlan {
 pub struct MappingPlan {
     gap: u8,
     pages: u8,
-    page_offset: u64,
+    page_offset: PageOffset,
     /// One of the files, or none.
     file: Option<u8>,
+}
+
+#[derive(Arbitrary, Debug)]
+enum PageOffset {
+    Usual(u16),
+    /// So many pages before the offset that has too many bits.
+    Last(u8),
+    Raw(u64),
+}
+
+impl PageOffset {
+    fn pages(&self) -> u64 {
+        match *self {
+            Self::Usual(pages) => pages.into(),
+            Self::Last(pages) => (u64::MAX >> 12) - u64::from(pages),
+            Self::Raw(pages) => pages,
+        }
+    }
 }
 
 /// A process to be made.
@@ -252,7 +270,7 @@ impl Scene {
             mappings.push(VmaSpec {
                 start,
                 end,
-                page_offset: mapping.page_offset,
+                page_offset: mapping.page_offset.pages(),
                 file: self.pick_file(mapping.file),
             });
         }
