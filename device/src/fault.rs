@@ -35,6 +35,8 @@ faults! {
     BadBuffer = "bad_sample_buffer",
     /// A sample buffer that ends inside an entry.
     CutBuffer = "cut_sample_buffer",
+    /// A note with a data record of no known kind, or of another length than its kind has: the record is left out.
+    BadRecord = "bad_data_record",
     /// A sample buffer that holds another number of samples than its header says.
     SampleCount = "wrong_sample_count",
     /// A cumulative counter of a buffer header went backwards.
@@ -136,6 +138,15 @@ impl FaultLog {
         }
     }
 
+    /// Logs why the fault is one that is about to be counted, if it is the first of its kind: a guest that repeats it must not
+    /// fill the host's log.
+    pub fn explain(&self, fault: Fault, reason: impl FnOnce() -> String) {
+        if self.counts[fault as usize].get() == 0 {
+            let reason = reason();
+            tracing::warn!("{reason}");
+        }
+    }
+
     pub fn snapshot(&self) -> Faults {
         Faults {
             counts: self.counts.each_ref().map(Cell::get),
@@ -165,6 +176,20 @@ mod tests {
             described,
             u32::from(tracing::enabled!(tracing::Level::WARN))
         );
+    }
+
+    #[test]
+    fn only_the_first_of_a_kind_is_explained() {
+        let log = FaultLog::default();
+        let mut explained = 0;
+        for _ in 0..3 {
+            log.explain(Fault::BadLayout, || {
+                explained += 1;
+                String::new()
+            });
+            log.count(Fault::BadLayout, String::new);
+        }
+        assert_eq!(explained, 1);
     }
 
     #[test]

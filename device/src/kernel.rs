@@ -1,5 +1,6 @@
 //! The guest's kernel as its driver describes it: range, symbols, modules that are or were loaded.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Most modules in the list; a distribution kernel with everything loaded has some hundreds.
@@ -38,12 +39,28 @@ pub struct Module {
     pub loaded: bool,
     /// Its functions, by address.
     pub symbols: Arc<[Symbol]>,
+    /// Bytes of their names: summed up once, for a guest may ask for the sum as often as it likes.
+    symbol_bytes: usize,
 }
 
+/// Tells one loading of a module from another.
+type Identity = (u64, u64, Vec<u8>);
+
 impl Module {
-    /// Whether both are the same loading of the same module.
-    fn is_same(&self, other: &Self) -> bool {
-        self.base == other.base && self.size == other.size && self.name == other.name
+    /// A loaded module of which no symbols are known.
+    pub(crate) fn new(name: Vec<u8>, base: u64, size: u64) -> Self {
+        Self {
+            name,
+            base,
+            size,
+            loaded: true,
+            symbols: Arc::new([]),
+            symbol_bytes: 0,
+        }
+    }
+
+    fn identity(&self) -> Identity {
+        (self.base, self.size, self.name.clone())
     }
 
     /// Whether it holds `address`.
@@ -66,6 +83,8 @@ pub struct Kernel {
     pub symbols: Arc<[Symbol]>,
     /// Modules that are loaded, by address, then those that were, the latest unloaded first.
     pub modules: Vec<Module>,
+    /// Bytes of the names of the image's symbols.
+    symbol_bytes: usize,
 }
 
 impl Kernel {
@@ -76,6 +95,7 @@ impl Kernel {
             end,
             symbols: Arc::new([]),
             modules: Vec::new(),
+            symbol_bytes: 0,
         }
     }
 
@@ -88,36 +108,43 @@ impl Kernel {
     /// Replaces the list of loaded modules. Those that stay keep their symbols; those that go are remembered.
     pub(crate) fn set_modules(&mut self, mut list: Vec<Module>) {
         list.sort_by_key(|module| module.base);
-        let (mut gone, former): (Vec<_>, Vec<_>) =
+        let (gone, former): (Vec<_>, Vec<_>) =
             self.modules.drain(..).partition(|module| module.loaded);
+        // By identity, since two long lists must not be compared pair by pair.
+        let mut gone: BTreeMap<Identity, Module> = gone
+            .into_iter()
+            .map(|module| (module.identity(), module))
+            .collect();
         for module in &mut list {
             module.loaded = true;
-            if let Some(index) = gone.iter().position(|known| known.is_same(module)) {
-                module.symbols = gone.swap_remove(index).symbols;
+            if let Some(known) = gone.remove(&module.identity()) {
+                module.symbols = known.symbols;
+                module.symbol_bytes = known.symbol_bytes;
             }
         }
-        gone.sort_by_key(|module| module.base);
-        for module in &mut gone {
+        let gone = gone.into_values().map(|mut module| {
             module.loaded = false;
-        }
+            module
+        });
         self.modules = list;
         self.modules
-            .extend(gone.into_iter().chain(former).take(MAX_FORMER_MODULES));
+            .extend(gone.chain(former).take(MAX_FORMER_MODULES));
     }
 
     /// Replaces the symbols of the image at `base`, 0 for the kernel itself; false when there is none.
     pub(crate) fn set_symbols(&mut self, base: u64, mut symbols: Vec<Symbol>) -> bool {
         symbols.sort_by_key(|symbol| symbol.address);
-        let image = if base == 0 {
-            &mut self.symbols
+        let (list, bytes) = if base == 0 {
+            (&mut self.symbols, &mut self.symbol_bytes)
         } else {
             let loaded = |module: &&mut Module| module.loaded && module.base == base;
             match self.modules.iter_mut().find(loaded) {
-                Some(module) => &mut module.symbols,
+                Some(module) => (&mut module.symbols, &mut module.symbol_bytes),
                 None => return false,
             }
         };
-        *image = symbols.into();
+        *bytes = symbols.iter().map(|symbol| symbol.name.len()).sum();
+        *list = symbols.into();
         true
     }
 
@@ -132,14 +159,13 @@ impl Kernel {
 
     /// Symbols and bytes of their names, of every image but the one at `except`, which is about to be replaced.
     pub(crate) fn symbol_volume(&self, except: u64) -> (usize, usize) {
-        let kernel = (except != 0).then_some(&self.symbols);
+        let kernel = (except != 0).then_some((self.symbols.len(), self.symbol_bytes));
         let modules = self.modules.iter();
         let kept = modules.filter(|module| !module.loaded || module.base != except);
-        let lists = kernel.into_iter().chain(kept.map(|module| &module.symbols));
-        lists.fold((0, 0), |(count, bytes), list| {
-            let names: usize = list.iter().map(|symbol| symbol.name.len()).sum();
-            (count + list.len(), bytes + names)
-        })
+        let lists = kept.map(|module| (module.symbols.len(), module.symbol_bytes));
+        lists
+            .chain(kernel)
+            .fold((0, 0), |sum, list| (sum.0 + list.0, sum.1 + list.1))
     }
 }
 
@@ -148,13 +174,7 @@ mod tests {
     use super::*;
 
     fn module(name: &str, base: u64) -> Module {
-        Module {
-            name: name.into(),
-            base,
-            size: 0x1000,
-            loaded: true,
-            symbols: Arc::new([]),
-        }
+        Module::new(name.into(), base, 0x1000)
     }
 
     fn symbol(address: u64) -> Symbol {
@@ -199,6 +219,29 @@ mod tests {
         assert_eq!(kernel.module_at(0x5000).unwrap().symbols.len(), 1);
         assert_eq!(kernel.symbol_volume(0), (1, 1));
         assert_eq!(kernel.symbol_volume(0x5000), (0, 0));
+    }
+
+    #[test]
+    fn volume_follows_every_change_of_the_lists() {
+        let mut kernel = kernel();
+        kernel.set_modules(vec![module("a", 0x5000), module("b", 0x9000)]);
+        assert!(kernel.set_symbols(0, vec![symbol(0x100)]));
+        assert!(kernel.set_symbols(0x5000, vec![symbol(0x5000), symbol(0x5004)]));
+        assert_eq!(kernel.symbol_volume(0x9000), (3, 3));
+        // Unloaded, and remembered.
+        kernel.set_modules(vec![module("b", 0x9000)]);
+        assert_eq!(kernel.symbol_volume(0x5000), (3, 3));
+        assert!(kernel.set_symbols(0, vec![]));
+        assert_eq!(kernel.symbol_volume(0x9000), (2, 2));
+    }
+
+    #[test]
+    fn a_module_that_is_listed_twice_is_remembered_once() {
+        let mut kernel = kernel();
+        kernel.set_modules(vec![module("a", 0x5000), module("a", 0x5000)]);
+        assert_eq!(kernel.modules.len(), 2);
+        kernel.set_modules(vec![]);
+        assert_eq!(kernel.modules.len(), 1);
     }
 
     #[test]

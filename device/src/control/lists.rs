@@ -1,7 +1,5 @@
 //! Lists that come in several requests: modules and symbols.
 
-use std::sync::Arc;
-
 use oprofile_wire::control::{flag, status};
 
 use super::{Records, Refusal};
@@ -49,13 +47,7 @@ impl Lists {
             if list.len() >= MAX_MODULES {
                 return Err(TOO_MANY);
             }
-            list.push(Module {
-                name: named.name.to_vec(),
-                base,
-                size,
-                loaded: true,
-                symbols: Arc::new([]),
-            });
+            list.push(Module::new(named.name.to_vec(), base, size));
         }
         if flags & flag::LAST == 0 {
             self.modules = Some(list);

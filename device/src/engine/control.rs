@@ -276,11 +276,15 @@ impl Engine {
             return Err(Refusal::new(status::MALFORMED, control_payload()));
         }
         let descriptor = Descriptor::parse(layout).map_err(|error| {
-            tracing::warn!("Guest's layout descriptor is refused: {error:?}");
+            self.faults.explain(Fault::BadLayout, || {
+                format!("Guest's layout descriptor is refused: {error:?}")
+            });
             Refusal::new(status::BAD_LAYOUT, 0)
         })?;
         let layout = Layout::new(&descriptor).map_err(|error| {
-            tracing::warn!("Guest's layout descriptor is refused: {error}");
+            self.faults.explain(Fault::BadLayout, || {
+                format!("Guest's layout descriptor is refused: {error}")
+            });
             Refusal::new(status::BAD_LAYOUT, u32::from(error.field() as u16))
         })?;
         let levels = Levels::from_count(hello.page_table_levels.get())
@@ -301,7 +305,9 @@ impl Engine {
             self.late_samples,
         );
         let guest = guest.map_err(|error| {
-            tracing::warn!("Guest's kernel description is refused: {error}");
+            self.faults.explain(Fault::BadKernel, || {
+                format!("Guest's kernel description is refused: {error}")
+            });
             Refusal::new(status::BAD_KERNEL, kernel_detail(error))
         })?;
         self.kernel = Some(Arc::new(Kernel::new(

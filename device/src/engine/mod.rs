@@ -266,7 +266,14 @@ impl Engine {
                             Ok(entry) if is_space_note(&entry) => {
                                 take_space_note(&mut world, &entry);
                             }
-                            Ok(entry) => sync.entry(&mut world, entry),
+                            Ok(entry) => {
+                                let (entry, left_out) = samples::without_unknown_record(entry);
+                                if left_out {
+                                    self.faults
+                                        .count(Fault::BadRecord, || format!("vCPU {vcpu}"));
+                                }
+                                sync.entry(&mut world, entry);
+                            }
                             Err(error) => self
                                 .faults
                                 .count(Fault::CutBuffer, || format!("vCPU {vcpu}: {error:?}")),

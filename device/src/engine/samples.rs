@@ -2,13 +2,14 @@
 
 use oprofile_wire::PROTOCOL_VERSION;
 use oprofile_wire::sample::{
-    BufferHeader, ENTRY_WORDS, Entries, Entry, EntryError, MAGIC, WORD_BYTES,
+    BufferHeader, ENTRY_WORDS, ESCAPE, Entries, Entry, EntryError, MAGIC, WORD_BYTES, note,
 };
 use thiserror::Error;
 use vm_memory::GuestMemoryBackend;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::account::VcpuAccount;
+use crate::event_buffer::record::{IBS_FETCH, IBS_FETCH_VALUES, IBS_OP, IBS_OP_VALUES};
 use crate::fault::{Fault, FaultLog};
 use crate::front::chain::{ChainError, Segments};
 
@@ -126,6 +127,39 @@ impl<'a> Buffer<'a> {
     pub fn claimed(&self) -> u64 {
         let most = self.words.len() / ENTRY_WORDS;
         u64::from(self.header.samples.get()).min(most as u64)
+    }
+}
+
+/// Code and address of a data record, in front of its values.
+const RECORD_HEAD: usize = 2;
+
+/// A reader of the event buffer knows by its code how many words a data record has, so one that is not of a known kind and
+/// length would have it take other samples for words of the record, or words of the record for anything. Such a record is left
+/// out: `entry` is what remains, and true says that there was one.
+#[inline]
+pub(super) fn without_unknown_record(entry: Entry<'_>) -> (Entry<'_>, bool) {
+    if entry.eip != ESCAPE || entry.data.is_empty() {
+        return (entry, false);
+    }
+    let task = usize::from(entry.event & note::USER_CTX_SWITCH != 0);
+    let (task, record) = entry.data.split_at(task);
+    let values = record.len().checked_sub(RECORD_HEAD);
+    let is_known = match (record.first(), values) {
+        // Too short to be told at all: the pipeline counts it.
+        (None, _) | (_, None | Some(0)) => true,
+        (Some(&IBS_FETCH), Some(values)) => values == IBS_FETCH_VALUES,
+        (Some(&IBS_OP), Some(values)) => values == IBS_OP_VALUES,
+        _ => false,
+    };
+    match is_known {
+        true => (entry, false),
+        false => (
+            Entry {
+                data: task,
+                ..entry
+            },
+            true,
+        ),
     }
 }
 

@@ -21,6 +21,15 @@ pub const MODULE_LOADED: u64 = 6;
 pub const CTX_TGID: u64 = 7;
 /// A call chain begins: the sample, then its callers; no words.
 pub const TRACE_BEGIN: u64 = 8;
+/// A data record of the processor's own sampling of instruction fetches: an address, [`IBS_FETCH_VALUES`] words.
+pub const IBS_FETCH: u64 = 13;
+/// The same of operations: an address, [`IBS_OP_VALUES`] words.
+pub const IBS_OP: u64 = 14;
+
+/// Words behind the address of an [`IBS_FETCH`] record.
+pub const IBS_FETCH_VALUES: usize = 6;
+/// Words behind the address of an [`IBS_OP`] record.
+pub const IBS_OP_VALUES: usize = 12;
 
 /// Cookie of memory without a file, and of a program that cannot be told.
 pub const NO_COOKIE: u64 = 0;

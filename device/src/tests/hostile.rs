@@ -375,6 +375,54 @@ fn samples_before_a_mode_note_are_ignored_and_counted() {
 }
 
 #[test]
+fn a_data_record_of_no_known_kind_or_length_is_left_out_and_its_note_kept() {
+    let record = |code, values: usize| {
+        let mut words = vec![
+            ESCAPE,
+            note_word(note::USER_CTX_SWITCH, 3 + values),
+            0,
+            code,
+            TEXT,
+        ];
+        words.extend(std::iter::repeat_n(1, values));
+        words
+    };
+    // Told as it is: the last is too short for a record, which is OProfile's to count.
+    for (code, values) in [(13, 6), (14, 12), (99, 0)] {
+        let (mut driver, process) = driver(2);
+        let mut words = record(code, values);
+        words[2] = process.task;
+        let buffer = driver.buffer(0).user(process.task).words(&words);
+        driver.post(0, &buffer);
+        driver.device.tick();
+        assert_eq!(driver.device.account().fault(Fault::BadRecord), 0);
+        let told = driver.words().windows(2).any(|pair| pair == [ESCAPE, code]);
+        assert_eq!(told, values != 0);
+    }
+    // A CPU switch in disguise, a record that would swallow what follows, one that would leave words behind.
+    for (code, values) in [(2, 1), (14, 1), (13, 7), (ESCAPE, 2)] {
+        let (mut driver, process) = driver(2);
+        let mut words = record(code, values);
+        words[2] = process.task;
+        let buffer = driver
+            .buffer(0)
+            .kernel(driver.guest.init_task())
+            .words(&words)
+            .words(&[ESCAPE, note_word(note::KERNEL_CTX_SWITCH, 0)])
+            .sample(TEXT);
+        driver.post(0, &buffer);
+        driver.device.tick();
+        let words = driver.words();
+        assert_eq!(words[..3], [ESCAPE, 2, 0]);
+        assert!(!words[3..].windows(2).any(|pair| pair == [ESCAPE, code]));
+        let account = others_go_on(driver, &process);
+        assert_eq!(account.fault(Fault::BadRecord), 1);
+        // The task of the note was taken.
+        assert_eq!((account.sync.file, account.sync.data_records), (2, 0));
+    }
+}
+
+#[test]
 fn a_guest_that_never_says_hello_gets_its_buffers_back_unread() {
     let mut guest = SyntheticGuest::default();
     let process = process(&mut guest, 7, b"prog");

@@ -181,8 +181,8 @@ impl Request {
 
 fn hello(scene: &Scene, edits: &[HelloEdit]) -> Vec<u8> {
     let mut hello = scene.guest.hello();
-    let mut layout: Vec<LayoutEntry> = scene.layout().to_vec();
-    let mut store = VmaStore::List;
+    let mut layout: Vec<LayoutEntry> = scene.guest.shape().layout.clone();
+    let mut store = scene.guest.store();
     let mut cut = 0;
     for edit in edits.iter().take(4) {
         match *edit {
@@ -195,7 +195,7 @@ fn hello(scene: &Scene, edits: &[HelloEdit]) -> Vec<u8> {
             HelloEdit::Store(maple) => {
                 store = match maple {
                     true => VmaStore::Maple,
-                    false => VmaStore::RbTree,
+                    false => VmaStore::List,
                 };
             }
             HelloEdit::Cut(bytes) => cut = usize::from(bytes),

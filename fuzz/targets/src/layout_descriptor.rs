@@ -12,12 +12,19 @@ use oprofile_wire::layout::{
 };
 use zerocopy::IntoBytes;
 
-use crate::layouts;
+use crate::layouts::{self, Kernel};
 use crate::ram::WatchedRam;
 use crate::scene::{Scene, ScenePlan, TEXT};
 
 /// An id that no field has.
 const UNKNOWN_FIELD: u16 = 0xfff0;
+
+const KERNELS: [Kernel; 4] = [
+    layouts::LIST,
+    layouts::TINY,
+    layouts::RB_TREE,
+    layouts::MAPLE,
+];
 
 #[derive(Arbitrary, Debug)]
 enum Input {
@@ -56,22 +63,20 @@ pub fn run(data: &[u8]) {
             scene,
             addresses,
         }) => {
-            let layout = match layout % 2 {
-                0 => layouts::LIST,
-                _ => layouts::MOUNTS,
-            };
+            let kernel = KERNELS[usize::from(layout) % KERNELS.len()];
             let store = match store % 8 {
-                1 => VmaStore::RbTree,
-                2 => VmaStore::Maple,
-                _ => VmaStore::List,
+                1 => VmaStore::List,
+                2 => VmaStore::RbTree,
+                3 => VmaStore::Maple,
+                _ => kernel.store,
             };
-            let mut entries = layout.to_vec();
+            let mut entries = kernel.layout.to_vec();
             for edit in edits.iter().take(64) {
                 edit.apply(&mut entries);
             }
             let bytes = SyntheticGuest::descriptor(store, &entries);
             if read(&bytes).is_some() {
-                walk(&bytes, &Scene::new(&scene, layout), &addresses);
+                walk(&bytes, &Scene::new(&scene, kernel), &addresses);
             }
         }
         Err(_) => {}

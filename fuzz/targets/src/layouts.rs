@@ -1,39 +1,39 @@
-//! Layouts that scenes are made by, one for each way to keep mappings, and one with mounts.
+//! Kernels that scenes are made by: one for each way to keep mappings.
 
-use oprofile_device::test_utils::COMPACT_LAYOUT;
-use oprofile_wire::layout::{Field, LayoutEntry};
+use oprofile_device::test_utils::{
+    COMPACT_LAYOUT, LINUX_4_19_LAYOUT, LINUX_6_1_LAYOUT, TINY_LAYOUT,
+};
+use oprofile_wire::layout::{LayoutEntry, VmaStore};
 
-/// A sorted list, a sequence number of 8 bytes, no mounts.
-pub const LIST: &[LayoutEntry] = COMPACT_LAYOUT;
+/// How a kernel keeps its objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// How VMAs are kept.
+    pub store: VmaStore,
+    /// Where fields are.
+    pub layout: &'static [LayoutEntry],
+}
 
-/// A sorted list, mounts, inodes with their devices, a sequence number of 4 bytes.
-pub const MOUNTS: &[LayoutEntry] = &[
-    LayoutEntry::field(Field::TaskMm, 0, 8),
-    LayoutEntry::field(Field::TaskPid, 8, 4),
-    LayoutEntry::field(Field::TaskTgid, 12, 4),
-    LayoutEntry::field(Field::MmExeFile, 0, 8),
-    LayoutEntry::field(Field::MmVmaList, 8, 8),
-    LayoutEntry::field(Field::MmSequence, 16, 4),
-    LayoutEntry::field(Field::VmaStart, 0, 8),
-    LayoutEntry::field(Field::VmaEnd, 8, 8),
-    LayoutEntry::field(Field::VmaNext, 16, 8),
-    LayoutEntry::field(Field::VmaMm, 24, 8),
-    LayoutEntry::field(Field::VmaPageOffset, 32, 8),
-    LayoutEntry::field(Field::VmaFile, 40, 8),
-    LayoutEntry::field(Field::FileMount, 0, 8),
-    LayoutEntry::field(Field::FileDentry, 8, 8),
-    LayoutEntry::field(Field::DentryParent, 0, 8),
-    LayoutEntry::field(Field::DentryName, 8, 8),
-    LayoutEntry::field(Field::DentryNameLength, 16, 4),
-    LayoutEntry::field(Field::DentrySequence, 20, 4),
-    LayoutEntry::field(Field::DentryInode, 24, 8),
-    LayoutEntry::field(Field::DentryHashLink, 32, 8),
-    LayoutEntry::field(Field::MountParent, 0, 8),
-    LayoutEntry::field(Field::MountPoint, 8, 8),
-    LayoutEntry::field(Field::MountVisible, 32, 24),
-    LayoutEntry::field(Field::VfsMountRoot, 0, 8),
-    LayoutEntry::field(Field::InodeNumber, 0, 8),
-    LayoutEntry::field(Field::InodeGeneration, 8, 4),
-    LayoutEntry::field(Field::InodeSuperBlock, 16, 8),
-    LayoutEntry::field(Field::SuperBlockDevice, 4, 4),
-];
+/// Sorted lists with a sequence number of 8 bytes; no mounts.
+pub const LIST: Kernel = Kernel {
+    store: VmaStore::List,
+    layout: COMPACT_LAYOUT,
+};
+
+/// Sorted lists with a sequence number of 4 bytes; mounts.
+pub const TINY: Kernel = Kernel {
+    store: VmaStore::List,
+    layout: TINY_LAYOUT,
+};
+
+/// Red-black trees, and a generation; mounts.
+pub const RB_TREE: Kernel = Kernel {
+    store: VmaStore::RbTree,
+    layout: LINUX_4_19_LAYOUT,
+};
+
+/// Maple trees; mounts.
+pub const MAPLE: Kernel = Kernel {
+    store: VmaStore::Maple,
+    layout: LINUX_6_1_LAYOUT,
+};

@@ -6,29 +6,32 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`agent`] | the guest's half, against a hostile device |
 //! | [`control_requests`] | requests, alone and one after the other |
 //! | [`events`], [`sample_files`] | the session's readers: event buffer, sample files, their paths |
 //! | [`layout_descriptor`] | layout descriptors, and walks by those that are believed |
 //! | [`objects`] | kernel objects: tasks, mappings of each store, files and paths |
 //! | [`page_walk`] | page tables and kernel pointers in arbitrary RAM |
 //! | [`sample_buffers`] | entries, headers and chains of sample buffers, and the words that they become |
+//! | [`session`] | the collector, with names as a guest may choose them |
 //! | [`whole_device`] | everything at once, in any order |
-//! | [`machine`], [`ram`], [`scene`], [`layouts`] | what they share: RAM that is watched, guests that are laid out and spoiled |
+//! | [`machine`], [`ram`], [`scene`], [`layouts`], [`names`] | what they share: RAM that is watched, guests that are laid out and spoiled |
 
+pub mod agent;
 pub mod control_requests;
 pub mod events;
 pub mod layout_descriptor;
 pub mod layouts;
 pub mod machine;
+pub mod names;
 pub mod objects;
 pub mod page_walk;
 pub mod ram;
 pub mod sample_buffers;
 pub mod sample_files;
 pub mod scene;
+pub mod session;
 pub mod whole_device;
-
-use oprofile_wire::layout::VmaStore;
 
 /// A target.
 #[derive(Clone, Copy, Debug)]
@@ -59,14 +62,18 @@ macro_rules! targets {
 }
 
 targets! {
+    collector: session::run,
     control_requests: control_requests::run,
     device: whole_device::run,
     event_records: events::run,
+    guest_agent: agent::run,
     layout_descriptor: layout_descriptor::run,
     page_walk: page_walk::run,
-    paths: |data| objects::run(VmaStore::List, layouts::MOUNTS, data),
+    paths: |data| objects::run(layouts::TINY, data),
     sample_buffer: sample_buffers::run,
     sample_file: sample_files::run,
     sample_path: sample_files::run_paths,
-    vma_list: |data| objects::run(VmaStore::List, layouts::LIST, data),
+    vma_list: |data| objects::run(layouts::LIST, data),
+    vma_maple: |data| objects::run(layouts::MAPLE, data),
+    vma_rb_tree: |data| objects::run(layouts::RB_TREE, data),
 }

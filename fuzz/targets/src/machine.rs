@@ -8,7 +8,6 @@ use oprofile_device::test_utils::{Descriptor, Ring, SyntheticGuest};
 use oprofile_device::{Account, Device, EventReader, Interrupt, Settings};
 use oprofile_wire::config::FLUSH_DOORBELL_OFFSET;
 use oprofile_wire::control::{Response, kind};
-use oprofile_wire::layout::VmaStore;
 use oprofile_wire::{CONTROL_QUEUE, QUEUE_SIZE, sample_queue};
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromZeros, IntoBytes};
@@ -135,7 +134,8 @@ impl Machine {
 
     /// Says hello as the guest is, and brings all vCPUs online; false when it is refused.
     pub fn hello(&mut self) -> bool {
-        let layout = SyntheticGuest::descriptor(VmaStore::List, self.scene.layout());
+        let guest = &self.scene.guest;
+        let layout = guest.layout_bytes(guest.store());
         let request = SyntheticGuest::hello_request(&self.scene.guest.hello(), &layout);
         if self.request(&request) != Some(0) {
             return false;

@@ -8,9 +8,9 @@ use oprofile_device::CookieTarget;
 use oprofile_device::event_buffer::record::NO_COOKIE;
 use oprofile_device::sync::{Lookup, World};
 use oprofile_device::test_utils::fuzzing::{GuestWalk, WORK_PER_QUESTION, WORK_PER_SYNC};
-use oprofile_device::test_utils::{KERNEL_START, SyntheticGuest, USER_END};
-use oprofile_wire::layout::{LayoutEntry, VmaStore};
+use oprofile_device::test_utils::{KERNEL_START, USER_END};
 
+use crate::layouts::Kernel;
 use crate::ram::WatchedRam;
 use crate::scene::{Patch, Process, Scene, ScenePlan, TEXT};
 
@@ -58,20 +58,20 @@ impl Address {
     }
 }
 
-/// Runs the target on a guest of this layout that keeps its mappings so.
+/// Runs the target on a guest with this kernel.
 ///
 /// # Panics
 /// When it finds something.
-pub fn run(store: VmaStore, layout: &'static [LayoutEntry], data: &[u8]) {
+pub fn run(kernel: Kernel, data: &[u8]) {
     if let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) {
-        walk(store, &Scene::new(&input.scene, layout), &input);
+        walk(&Scene::new(&input.scene, kernel), &input);
     }
 }
 
-fn walk(store: VmaStore, scene: &Scene, input: &Input) {
+fn walk(scene: &Scene, input: &Input) {
     let ram = WatchedRam::new(&scene.guest.memory());
     let mut hello = scene.guest.hello();
-    let layout = SyntheticGuest::descriptor(store, scene.layout());
+    let layout = scene.guest.layout_bytes(scene.guest.store());
     let mut walk = GuestWalk::new(&ram, &hello, &layout).expect("the guest is as it says");
     for process in &scene.processes {
         check(&mut walk, &ram, scene, process, &input.asked);
@@ -116,7 +116,7 @@ fn check(
         let file = file.expect("no other file was laid out");
         match walk.cookie(cookie) {
             Some(CookieTarget::File { path, deleted, .. }) => {
-                assert_eq!(Some(&path), file.path.as_ref());
+                assert_eq!(path, file.path);
                 assert_eq!(deleted, file.deleted);
             }
             other => panic!("{other:?} is not {file:?}"),
@@ -124,7 +124,7 @@ fn check(
     };
     if process.exe == 0 {
         assert_eq!(exe, NO_COOKIE);
-    } else if exe != NO_COOKIE {
+    } else {
         file_is_right(exe, process.exe);
     }
     for (gva, answer) in addresses.into_iter().zip(answers) {

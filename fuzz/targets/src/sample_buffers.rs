@@ -52,11 +52,15 @@ enum Header {
 enum Word {
     /// A sample in or near a mapping.
     Near(u16),
+    /// The last address of a mapping, with this event.
+    Last(bool, u8, u8),
     Kernel(u16),
     Sample(u64, u64),
     /// A note that a process runs now, in this mode.
     Task(bool, bool, bool),
     Note(u8, u8),
+    /// A data record, as long as its kind is or not.
+    Record(bool, bool, u64),
     Data(Vec<u64>),
     Raw(u64),
 }
@@ -67,6 +71,13 @@ impl Word {
             Self::Near(quarters) => {
                 words.extend([TEXT - 0x1000 + u64::from(*quarters) * 0x400, 0]);
                 *samples += 1;
+            }
+            Self::Last(second, index, event) => {
+                let mappings = &machine.scene.processes[usize::from(*second)].mappings;
+                if let Some(last) = mappings.get(usize::from(*index)) {
+                    words.extend([last.end - 1, (*event).into()]);
+                    *samples += 1;
+                }
             }
             Self::Kernel(offset) => {
                 words.extend([KERNEL_START + u64::from(*offset), 0]);
@@ -89,6 +100,15 @@ impl Word {
             }
             Self::Note(flags, data) => {
                 words.extend([ESCAPE, note_word(u64::from(*flags), usize::from(*data))]);
+            }
+            Self::Record(fetch, good, address) => {
+                let (code, values) = match fetch {
+                    true => (record::IBS_FETCH, record::IBS_FETCH_VALUES),
+                    false => (record::IBS_OP, record::IBS_OP_VALUES),
+                };
+                let values = values + usize::from(!good);
+                words.extend([ESCAPE, note_word(0, 2 + values), code, *address]);
+                words.extend(std::iter::repeat_n(ESCAPE, values));
             }
             Self::Data(data) => {
                 words.extend([ESCAPE, note_word(0, data.len())]);
@@ -126,13 +146,12 @@ fn post(input: &Input) {
         assert!(machine.hello(), "the guest is as it says");
     }
     let mut sequences = [0; VCPUS as usize];
-    let mut has_data_records = false;
     for buffer in input.buffers.iter().take(64) {
         let vcpu = u16::from(buffer.second_vcpu);
         let sequence = &mut sequences[usize::from(vcpu)];
         let (bytes, words) = buffer.bytes(&machine, vcpu, *sequence);
         *sequence += 1;
-        has_data_records |= check_entries(&words);
+        check_entries(&words);
         machine.post(vcpu, &bytes, &buffer.cuts);
         match buffer.sync % 4 {
             0 => {}
@@ -151,8 +170,8 @@ fn post(input: &Input) {
         assert_eq!((account.received, account.buffers_unread), (0, posted));
         assert!(machine.words.is_empty());
     }
-    // A data record may hold anything, and words that did not fit are missing.
-    if !has_data_records && account.lost_words == 0 {
+    // Words that did not fit are missing.
+    if account.lost_words == 0 {
         check_words(&machine);
     }
 }
@@ -190,31 +209,27 @@ impl Buffer {
     }
 }
 
-/// Reads entries by themselves; whether there is a data record among them.
-fn check_entries(words: &[u64]) -> bool {
+/// Reads entries by themselves.
+fn check_entries(words: &[u64]) {
     let mut taken = 0;
     let mut failed = false;
-    let mut has_data = false;
     for entry in Entries::new(words) {
         assert!(!failed, "nothing comes behind an error");
         match entry {
             Ok(entry) => {
                 assert_eq!(words[taken] == ESCAPE, entry.eip == ESCAPE);
                 taken += ENTRY_WORDS + entry.data.len();
-                let task_words = usize::from(entry.event & note::USER_CTX_SWITCH != 0);
-                has_data |= entry.eip == ESCAPE && entry.data.len() > task_words;
             }
             Err(_) => failed = true,
         }
     }
     assert!(taken <= words.len() && (failed || taken == words.len()));
-    has_data
 }
 
 /// What the reader gets is what was counted.
 fn check_words(machine: &Machine) {
     let account = machine.device.account();
-    let (mut samples, mut tasks, mut chains) = (0, 0, 0);
+    let (mut samples, mut data_records, mut tasks, mut chains) = (0, 0, 0, 0);
     for record in records(&machine.words) {
         match record {
             Record::Sample { .. } => samples += 1,
@@ -222,14 +237,18 @@ fn check_words(machine: &Machine) {
                 tasks += 1;
                 check_cookie(machine, app_cookie);
             }
+            // Told for a data record only.
+            Record::CookieSwitch {
+                cookie: record::INVALID_COOKIE,
+            } => {}
             Record::CookieSwitch { cookie } => check_cookie(machine, cookie),
             Record::CpuSwitch { cpu } => assert!(cpu < u64::from(VCPUS)),
             Record::TraceBegin => chains += 1,
+            Record::ExtData { .. } => data_records += 1,
             Record::KernelEnter | Record::UserEnter => {}
-            Record::ModuleLoaded
-            | Record::ExtData { .. }
-            | Record::Unknown { .. }
-            | Record::Truncated => panic!("{record:?} was not written"),
+            Record::ModuleLoaded | Record::Unknown { .. } | Record::Truncated => {
+                panic!("{record:?} was not written")
+            }
         }
     }
     let sync = account.sync;
@@ -237,6 +256,7 @@ fn check_words(machine: &Machine) {
         samples,
         sync.kernel + sync.file + sync.anonymous + sync.frames
     );
+    assert_eq!(data_records, sync.data_records);
     assert!(sync.bad_task <= tasks && account.statistics.bt_lost_no_mapping <= chains);
 }
 

@@ -10,6 +10,8 @@ use oprofile_session::sample_file::{Header, SampleFile, encode};
 use oprofile_session::sample_path::{ImageName, SamplePath, SampleSpec};
 use zerocopy::IntoBytes;
 
+use crate::names::Name;
+
 #[derive(Arbitrary, Debug)]
 enum Input {
     Bytes(Vec<u8>),
@@ -75,51 +77,14 @@ fn read(bytes: &[u8], length: u64) {
     assert!(file.total() >= file.counts.values().copied().max().unwrap_or(0));
 }
 
-/// What paths are made of.
-const TOKENS: [&[u8]; 16] = [
-    b"/",
-    b".",
-    b"{root}",
-    b"{kern}",
-    b"{dep}",
-    b"{cg}",
-    b"{anon:",
-    b"}",
-    b"/{dep}/{root}/",
-    b"/{dep}/{kern}/",
-    b"/TIMER.0.0.all.all.0",
-    b".1.2.3.4.5",
-    b"/1.0x1000.0x2000/",
-    b"/..",
-    b"%",
-    b"/var/lib/oprofile",
-];
-
-#[derive(Arbitrary, Debug)]
-enum Piece {
-    Token(u8),
-    Bytes(Vec<u8>),
-    /// A letter, so many times.
-    Long(u16),
-}
-
 /// Runs the target `sample_path`: paths as they are found in a session, and names as a guest gives them.
 ///
 /// # Panics
 /// When it finds something.
 pub fn run_paths(data: &[u8]) {
-    let Ok(pieces) = Vec::<Piece>::arbitrary_take_rest(Unstructured::new(data)) else {
-        return;
-    };
-    let mut path = Vec::new();
-    for piece in &pieces {
-        match piece {
-            Piece::Token(token) => path.extend(TOKENS[usize::from(*token) % TOKENS.len()]),
-            Piece::Bytes(bytes) => path.extend(bytes),
-            Piece::Long(count) => path.resize(path.len() + usize::from(count % 1_200), b'n'),
-        }
+    if let Ok(name) = Name::arbitrary_take_rest(Unstructured::new(data)) {
+        check_path(&name.bytes());
     }
-    check_path(&path);
 }
 
 fn check_path(data: &[u8]) {

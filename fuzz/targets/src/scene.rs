@@ -7,10 +7,13 @@ use std::cell::RefCell;
 
 use arbitrary::Arbitrary;
 use oprofile_device::guest::paging::Levels;
-use oprofile_device::test_utils::{LINEAR_BASE, SyntheticGuest, VmaSpec};
+use oprofile_device::test_utils::{
+    GuestShape, LINEAR_BASE, MapleInner, MapleShape, SyntheticGuest, VmaSpec,
+};
 use oprofile_wire::layout::{Field, LayoutEntry};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::layouts::Kernel;
 use crate::ram::Change;
 
 /// Where the first mapping of each process may begin.
@@ -21,8 +24,11 @@ const PAGE: u64 = 0x1000;
 /// Most mappings that are planned one by one.
 const MAX_PLANNED: usize = 24;
 
-/// Most mappings in all; each takes a page of guest RAM, of which there are 16 MiB.
-const MAX_MAPPINGS: usize = 700;
+/// Most mappings in all.
+const MAX_MAPPINGS: usize = 2_000;
+
+/// Longest path (Linux's `PATH_MAX`).
+const MAX_PATH: usize = 4_096;
 
 /// Most components of a path.
 const MAX_COMPONENTS: usize = 20;
@@ -44,9 +50,27 @@ pub struct FilePlan {
 pub struct MappingPlan {
     gap: u8,
     pages: u8,
-    page_offset: u64,
+    page_offset: PageOffset,
     /// One of the files, or none.
     file: Option<u8>,
+}
+
+#[derive(Arbitrary, Debug)]
+enum PageOffset {
+    Usual(u16),
+    /// So many pages before the offset that has too many bits.
+    Last(u8),
+    Raw(u64),
+}
+
+impl PageOffset {
+    fn pages(&self) -> u64 {
+        match *self {
+            Self::Usual(pages) => pages.into(),
+            Self::Last(pages) => (u64::MAX >> 12) - u64::from(pages),
+            Self::Raw(pages) => pages,
+        }
+    }
 }
 
 /// A process to be made.
@@ -62,6 +86,7 @@ pub struct ProcessPlan {
 #[derive(Arbitrary, Debug, Default)]
 pub struct ScenePlan {
     five_levels: bool,
+    maple: u8,
     files: Vec<FilePlan>,
     processes: [ProcessPlan; 2],
 }
@@ -71,8 +96,8 @@ pub struct ScenePlan {
 pub struct File {
     /// Pointer.
     pub pointer: u64,
-    /// Its path as the device must find it, `None` when it is too long to be found.
-    pub path: Option<Vec<u8>>,
+    /// Its path as the device must find it.
+    pub path: Vec<u8>,
     /// Whether it must be found deleted.
     pub deleted: bool,
 }
@@ -101,144 +126,129 @@ pub struct Scene {
     pub processes: Vec<Process>,
     /// Its files.
     pub files: Vec<File>,
-    layout: &'static [LayoutEntry],
-    /// GPA of the first object, and behind the last; each object begins a page.
-    objects: (u64, u64),
-}
-
-fn offset_of(layout: &[LayoutEntry], field: Field) -> Option<u64> {
-    let entry = layout
-        .iter()
-        .find(|entry| entry.field.get() == field as u16)?;
-    Some(entry.offset.get().into())
+    /// GVAs of all objects that were made for it.
+    objects: Vec<u64>,
+    /// GPAs of the first byte that was given out, and behind the last.
+    used: (u64, u64),
 }
 
 thread_local! {
-    /// Guests without processes that were made before, by levels and layout: copying one is a tenth of the work.
-    static BARE: RefCell<Vec<(Levels, &'static [LayoutEntry], SyntheticGuest)>> =
-        const { RefCell::new(Vec::new()) };
+    /// Guests without processes that were made before: copying one is a tenth of the work.
+    static BARE: RefCell<Vec<(Kernel, SyntheticGuest)>> = const { RefCell::new(Vec::new()) };
 }
 
-fn bare_guest(five_levels: bool, layout: &'static [LayoutEntry]) -> SyntheticGuest {
-    let levels = match five_levels {
-        true => Levels::Five,
-        false => Levels::Four,
-    };
+/// A guest without processes.
+fn bare_guest(kernel: Kernel, levels: Levels, maple: MapleShape) -> SyntheticGuest {
     BARE.with_borrow_mut(|made| {
-        let same = |(made_levels, made_layout, _): &&(Levels, &[LayoutEntry], _)| {
-            *made_levels == levels && std::ptr::eq(*made_layout, layout)
+        let same = |(made, guest): &&(Kernel, SyntheticGuest)| {
+            *made == kernel && guest.levels() == levels && guest.shape().maple == maple
         };
-        if let Some((.., guest)) = made.iter().find(same) {
+        if let Some((_, guest)) = made.iter().find(same) {
             return guest.duplicate();
         }
-        let guest = SyntheticGuest::new(levels, layout);
+        let guest = SyntheticGuest::with_shape(GuestShape {
+            levels,
+            layout: kernel.layout.to_vec(),
+            store: kernel.store,
+            maple,
+            ..GuestShape::default()
+        });
         let copy = guest.duplicate();
-        made.push((levels, layout, guest));
+        made.push((kernel, guest));
         copy
     })
 }
 
 impl Scene {
-    /// Makes what is planned, by this layout.
+    /// Makes what is planned in a guest with this kernel.
     #[must_use]
-    pub fn new(plan: &ScenePlan, layout: &'static [LayoutEntry]) -> Self {
-        let mut guest = bare_guest(plan.five_levels, layout);
-        let start = guest.allocate(0);
+    pub fn new(plan: &ScenePlan, kernel: Kernel) -> Self {
+        let levels = match plan.five_levels {
+            true => Levels::Five,
+            false => Levels::Four,
+        };
+        let maple = match plan.maple % 4 {
+            1 => MapleShape {
+                leaf_slots: 3,
+                children: 3,
+                inner: MapleInner::AllocationRange,
+            },
+            2 => MapleShape {
+                leaf_slots: 16,
+                children: 16,
+                inner: MapleInner::Range,
+            },
+            _ => MapleShape::default(),
+        };
+        let guest = bare_guest(kernel, levels, maple);
+        let end = LINEAR_BASE.wrapping_add(guest.root());
         let mut scene = Self {
-            guest,
             processes: Vec::new(),
             files: Vec::new(),
-            layout,
-            objects: (start, start),
+            objects: vec![
+                guest.root_dentry(),
+                guest.root_mount(),
+                guest.init_task(),
+                end,
+            ],
+            used: (guest.root(), 0),
+            guest,
         };
-        let root = scene.dentry(None, b"/");
-        let mount = scene.mount(root, None);
         for file in plan.files.iter().take(4) {
-            scene.file(file, root, mount);
+            scene.file(file);
         }
         for (pid, process) in (1..).zip(&plan.processes) {
             scene.process(process, pid * 10);
         }
-        scene.objects.1 = scene.guest.allocate(0);
+        scene.used.1 = scene.guest.allocate(0);
         scene
     }
 
-    /// The guest's layout.
-    #[must_use]
-    pub const fn layout(&self) -> &'static [LayoutEntry] {
-        self.layout
-    }
-
-    /// A directory entry whose inode has a super block.
-    fn dentry(&mut self, parent: Option<u64>, name: &[u8]) -> u64 {
-        let dentry = self.guest.dentry(parent, name);
-        if offset_of(self.layout, Field::InodeSuperBlock).is_some()
-            && let Some(offset) = offset_of(self.layout, Field::DentryInode)
-        {
-            let gpa = GuestAddress(dentry - LINEAR_BASE + offset);
-            let inode = self.guest.memory().read_obj(gpa).map_or(0, u64::from_le);
-            let super_block = self.guest.object();
-            self.guest.set(inode, Field::InodeSuperBlock, super_block);
-        }
-        dentry
-    }
-
-    /// A mount whose root is `root`, on another one's directory; 0 when the layout has none.
-    fn mount(&mut self, root: u64, on: Option<(u64, u64)>) -> u64 {
-        let Some(visible) = offset_of(self.layout, Field::MountVisible) else {
-            return 0;
-        };
-        let mount = self.guest.object();
-        let (parent, point) = on.unwrap_or((mount, root));
-        self.guest.set(mount, Field::MountParent, parent);
-        self.guest.set(mount, Field::MountPoint, point);
-        self.guest.set(mount + visible, Field::VfsMountRoot, root);
-        mount
-    }
-
-    fn file(&mut self, plan: &FilePlan, root: u64, root_mount: u64) {
-        let (mut dentry, mut mount) = (root, root_mount);
+    fn file(&mut self, plan: &FilePlan) {
+        let has_mounts = self.guest.has(Field::MountVisible);
+        let (mut dentry, mut mount) = (self.guest.root_dentry(), self.guest.root_mount());
         let mut path = Vec::new();
-        let mut steps = 1;
+        let mut is_top = true;
         for (index, component) in plan.components.iter().take(MAX_COMPONENTS).enumerate() {
             let name = match component.len() {
                 0 => b"x",
                 length => &component[..length.min(255)],
             };
-            dentry = self.dentry(Some(dentry), name);
+            if path.len() + 1 + name.len() > MAX_PATH {
+                break;
+            }
+            dentry = self.guest.dentry(Some(dentry), name);
+            is_top = false;
+            self.objects.push(dentry);
             path.push(b'/');
             path.extend_from_slice(name);
-            steps += 1;
-            let is_mount = plan.mounted_at.map(usize::from) == Some(index);
-            if mount != 0 && is_mount {
-                let top = self.dentry(None, b"/");
-                mount = self.mount(top, Some((mount, dentry)));
+            if has_mounts && plan.mounted_at.map(usize::from) == Some(index) {
+                let top = self.guest.dentry(None, b"/");
+                mount = self.guest.mount(top, Some((mount, dentry)));
                 dentry = top;
-                steps += 1;
+                is_top = true;
+                self.objects.extend([top, mount]);
             }
         }
-        let mut is_unlinked = plan.unlinked;
         // Without mounts, an entry that is its own parent is the root.
-        if plan.detached && root_mount != 0 {
-            dentry = self.dentry(None, b"memfd");
+        let is_detached = plan.detached && has_mounts;
+        if is_detached {
+            dentry = self.guest.dentry(None, b"memfd");
+            is_top = true;
             path = b"memfd".to_vec();
-            is_unlinked = true;
-            steps = 1;
+            self.objects.push(dentry);
         } else if path.is_empty() {
             path = b"/".to_vec();
-            is_unlinked = false;
         }
-        if is_unlinked {
-            self.guest.set(dentry, Field::DentryHashLink, 0);
+        if plan.unlinked {
+            self.guest.mark_deleted(dentry);
         }
-        let pointer = self.guest.file(dentry);
-        if let Some(visible) = offset_of(self.layout, Field::MountVisible) {
-            self.guest.set(pointer, Field::FileMount, mount + visible);
-        }
+        let pointer = self.guest.file_on(mount, dentry);
+        self.objects.push(pointer);
         self.files.push(File {
             pointer,
-            path: (path.len() <= 4_096 && steps <= 256).then_some(path),
-            deleted: is_unlinked && offset_of(self.layout, Field::DentryHashLink).is_some(),
+            path,
+            deleted: if is_top { is_detached } else { plan.unlinked },
         });
     }
 
@@ -260,7 +270,7 @@ impl Scene {
             mappings.push(VmaSpec {
                 start,
                 end,
-                page_offset: mapping.page_offset,
+                page_offset: mapping.page_offset.pages(),
                 file: self.pick_file(mapping.file),
             });
         }
@@ -281,8 +291,11 @@ impl Scene {
             });
         }
         let exe = self.pick_file(plan.exe);
-        let mm = self.guest.mm(exe, &mappings);
+        let mm = self.guest.mm(exe, &[]);
+        let vmas = self.guest.set_vmas(mm, &mappings);
         let task = self.guest.task(pid, pid, mm);
+        self.objects.extend([task, mm]);
+        self.objects.extend(vmas);
         self.processes.push(Process {
             task,
             pid,
@@ -292,20 +305,32 @@ impl Scene {
         });
     }
 
-    /// GPA of an object of the scene, by number.
-    fn object(&self, index: u16) -> u64 {
-        let (first, end) = self.objects;
-        first + u64::from(index) % ((end - first) / PAGE) * PAGE
+    /// GPA of an object of the scene, by number; of the last ones with high numbers.
+    fn object(&self, index: u8) -> u64 {
+        let index = usize::from(index) % self.objects.len();
+        self.objects[index] - LINEAR_BASE
+    }
+
+    /// GPA of a word among those that were given out: nodes of trees and names are there as well.
+    fn used(&self, word: u32) -> u64 {
+        let (start, end) = self.used;
+        start + u64::from(word) * 8 % (end - start)
+    }
+
+    fn layout(&self) -> &[LayoutEntry] {
+        &self.guest.shape().layout
     }
 }
 
-/// Where a word goes.
+/// Where a word is.
 #[derive(Arbitrary, Debug)]
 enum Place {
     /// A field of an object.
-    Field(u16, u8),
+    Field(u8, u8),
     /// Any word of an object.
-    Word(u16, u8),
+    Word(u8, u8),
+    /// Any word that was given out.
+    Used(u32),
     /// Anywhere in the first 16 MiB, page tables included.
     Gpa(u32),
 }
@@ -314,14 +339,16 @@ enum Place {
 #[derive(Arbitrary, Debug)]
 enum Value {
     /// A pointer to an object, or shortly behind.
-    Pointer(u16, u8),
+    Pointer(u8, u8),
     /// What stands somewhere else, with these bits changed: a pointer with its tags, for instance.
-    Copy(u16, u8, u8),
+    Copy(Place, u8),
+    /// What stands there, with these bits changed.
+    Flip(u16, u8),
     Small(u16),
     /// An address in or near the processes' mappings.
     User(u16),
-    /// Present, with these flags, to an object or a page.
-    TableEntry(u16, u8),
+    /// Present, with these flags, to where something was given out.
+    TableEntry(u32, u8),
     Raw(u64),
 }
 
@@ -332,42 +359,43 @@ pub struct Patch {
     value: Value,
 }
 
+impl Place {
+    /// Its GPA, and whether it has 4 bytes instead of 8.
+    fn find(&self, scene: &Scene) -> (u64, bool) {
+        match *self {
+            Self::Field(object, field) => {
+                let entry = &scene.layout()[usize::from(field) % scene.layout().len()];
+                let gpa = scene.object(object) + u64::from(entry.offset.get());
+                (gpa, entry.size.get() == 4)
+            }
+            Self::Word(object, word) => (scene.object(object) + u64::from(word) * 8, false),
+            Self::Used(word) => (scene.used(word), false),
+            Self::Gpa(gpa) => ((u64::from(gpa) % (16 << 20)) & !7, false),
+        }
+    }
+}
+
 impl Patch {
     /// The change that it is in `scene`, after that many accesses.
     #[must_use]
     pub fn change(&self, scene: &Scene, after: u64) -> Change {
         let memory = scene.guest.memory();
         let read = |gpa| memory.read_obj(GuestAddress(gpa)).map_or(0, u64::from_le);
-        let gpa = match self.place {
-            Place::Field(object, field) => {
-                let entry = &scene.layout[usize::from(field) % scene.layout.len()];
-                scene.object(object) + u64::from(entry.offset.get())
-            }
-            Place::Word(object, word) => scene.object(object) + u64::from(word) * 8,
-            Place::Gpa(gpa) => (u64::from(gpa) % (16 << 20)) & !7,
-        };
-        let word = match self.value {
+        let (gpa, is_half) = self.place.find(scene);
+        let word = match &self.value {
             Value::Pointer(object, behind) => {
-                LINEAR_BASE + scene.object(object) + u64::from(behind)
+                LINEAR_BASE + scene.object(*object) + u64::from(*behind)
             }
-            Value::Copy(object, word, bits) => {
-                read(scene.object(object) + u64::from(word) * 8) ^ u64::from(bits)
+            Value::Copy(place, bits) => read(place.find(scene).0) ^ u64::from(*bits),
+            Value::Flip(bits, shift) => read(gpa) ^ (u64::from(*bits) << (shift % 49)),
+            Value::Small(number) => u64::from(*number),
+            Value::User(page) => TEXT - 4 * PAGE + u64::from(*page) * (PAGE / 4),
+            Value::TableEntry(word, flags) => {
+                (scene.used(*word) & !(PAGE - 1)) | u64::from(*flags) | 1
             }
-            Value::Small(number) => number.into(),
-            Value::User(page) => TEXT.wrapping_sub(4 * PAGE) + u64::from(page) * (PAGE / 4),
-            Value::TableEntry(object, flags) => scene.object(object) | u64::from(flags) | 1,
-            Value::Raw(word) => word,
+            Value::Raw(word) => *word,
         };
         // A field of 4 bytes leaves its neighbour alone.
-        let is_half = match self.place {
-            Place::Field(_, field) => {
-                scene.layout[usize::from(field) % scene.layout.len()]
-                    .size
-                    .get()
-                    == 4
-            }
-            _ => false,
-        };
         let word = match is_half {
             true => word & 0xffff_ffff | read(gpa) & !0xffff_ffff,
             false => word,
@@ -378,10 +406,8 @@ impl Patch {
     /// Makes the change now.
     pub fn apply(&self, scene: &Scene) {
         let Change { gpa, word, .. } = self.change(scene, 0);
+        let memory = scene.guest.memory();
         // Outside RAM there is nothing to change.
-        let _ = scene
-            .guest
-            .memory()
-            .write_obj(word.to_le(), GuestAddress(gpa));
+        let _ = memory.write_obj(word.to_le(), GuestAddress(gpa));
     }
 }

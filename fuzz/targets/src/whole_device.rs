@@ -11,7 +11,7 @@ use oprofile_wire::{QUEUE_SIZE, sample_queue};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::control_requests::{Request, check_kernel};
-use crate::layouts;
+use crate::layouts::{self, Kernel};
 use crate::machine::{Machine, VCPUS};
 use crate::sample_buffers::Buffer;
 use crate::scene::{Patch, Scene, ScenePlan};
@@ -22,7 +22,7 @@ const MAX_STEPS: usize = 64;
 #[derive(Arbitrary, Debug)]
 struct Input {
     scene: ScenePlan,
-    mounts: bool,
+    kernel: u8,
     small_event_buffer: bool,
     says_hello: bool,
     survives: bool,
@@ -83,11 +83,13 @@ fn drive(input: &Input) {
         buffer_watershed,
         ..Settings::default()
     };
-    let layout = match input.mounts {
-        true => layouts::MOUNTS,
-        false => layouts::LIST,
+    let kernel = match input.kernel % 4 {
+        0 => layouts::LIST,
+        1 => layouts::TINY,
+        2 => layouts::RB_TREE,
+        _ => layouts::MAPLE,
     };
-    let mut machine = Machine::new(Scene::new(&input.scene, layout), settings);
+    let mut machine = Machine::new(Scene::new(&input.scene, kernel), settings);
     if input.says_hello {
         assert!(machine.activate(machine.device.features()));
         assert!(machine.hello(), "the guest is as it says");
@@ -101,15 +103,15 @@ fn drive(input: &Input) {
         }
     }
     if input.survives {
-        survive(&mut machine, layout);
+        survive(&mut machine, kernel);
     } else {
         machine.reset();
     }
 }
 
 /// A device that has seen all that serves a good guest.
-fn survive(machine: &mut Machine, layout: &'static [oprofile_wire::layout::LayoutEntry]) {
-    machine.replace_guest(Scene::new(&ScenePlan::default(), layout));
+fn survive(machine: &mut Machine, kernel: Kernel) {
+    machine.replace_guest(Scene::new(&ScenePlan::default(), kernel));
     assert!(machine.activate(machine.device.features()));
     assert!(machine.hello(), "the guest is as it says");
     let before = machine.device.account();

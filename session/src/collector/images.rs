@@ -1,7 +1,7 @@
 //! The images of a session: each has one name and one modification time for as long as the session lasts.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::CollectorError;
 use super::directory::{Placed, SessionDirectory};
-use crate::guest::{CookieTarget, GuestFiles, ImageKind, KernelImage};
+use super::kernel_images::{self, Comparison, KernelImages, Relation};
+use crate::guest::{CookieTarget, GuestFiles, KernelImage};
 use crate::guest_path;
 use crate::sample_path::ImageName;
 use crate::symbol_elf;
@@ -90,7 +91,7 @@ pub(super) struct Images {
     images: Vec<Image>,
     by_name: HashMap<ImageName, ImageId>,
     cookies: HashMap<u64, Target>,
-    kernel: Vec<ImageId>,
+    kernel: KernelImages,
     /// Modification time of the files made here, seconds since 1970.
     started: u64,
 }
@@ -101,7 +102,7 @@ impl Images {
             images: Vec::new(),
             by_name: HashMap::new(),
             cookies: HashMap::new(),
-            kernel: Vec::new(),
+            kernel: KernelImages::default(),
             started,
         }
     }
@@ -184,36 +185,50 @@ impl Images {
 
     /// Takes in a kernel image as it is now.
     pub(super) fn kernel(&mut self, found: &Arc<KernelImage>) -> Result<ImageId, Full> {
-        for id in &self.kernel {
+        if let Some(known) = self.kernel.resolved(found) {
+            return known;
+        }
+        let resolved = self.resolve_kernel(found);
+        self.kernel.resolve(found, resolved);
+        resolved
+    }
+
+    fn resolve_kernel(&mut self, found: &Arc<KernelImage>) -> Result<ImageId, Full> {
+        let mut comparison = Comparison::new(found);
+        for &id in self.kernel.namesakes(found) {
             let Source::Kernel { image, written } = &mut self.images[id.0].source else {
                 continue;
             };
-            if Arc::ptr_eq(image, found) {
-                return Ok(*id);
-            }
-            match compare(image, found) {
+            match comparison.with(image) {
                 Relation::Different => {}
-                Relation::Same => return Ok(*id),
+                Relation::Same => return Ok(id),
                 Relation::MoreSymbols => {
-                    *image = Arc::clone(found);
-                    *written = false;
-                    return Ok(*id);
+                    if self.kernel.replace_symbols(image, found) {
+                        *image = Arc::clone(found);
+                        *written = false;
+                    }
+                    return Ok(id);
                 }
             }
         }
         for incarnation in 1..=MAX_INCARNATIONS {
-            let name = kernel_name(found, incarnation);
+            let name = kernel_images::name(found, incarnation);
             if !self.by_name.contains_key(&name) {
                 let source = Source::Kernel {
-                    image: Arc::clone(found),
+                    image: self.kernel.take_symbols(found),
                     written: false,
                 };
                 let id = self.add(name, self.started, source)?;
-                self.kernel.push(id);
+                self.kernel.add(found, id);
                 return Ok(id);
             }
         }
         Err(Full)
+    }
+
+    /// Kernel images that were taken in without their symbols, for there were too many.
+    pub(super) fn without_symbols(&self) -> u64 {
+        self.kernel.without_symbols()
     }
 
     fn add(&mut self, name: ImageName, mtime: u64, source: Source) -> Result<ImageId, Full> {
@@ -298,67 +313,10 @@ fn tree_path(name: &[u8]) -> PathBuf {
     Path::new(OsStr::from_bytes(name.strip_prefix(b"/").unwrap_or(name))).to_owned()
 }
 
-/// How a description relates to one that is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Relation {
-    /// Another image, or another build of it.
-    Different,
-    /// The same image.
-    Same,
-    /// The same image, of which more symbols are known now.
-    MoreSymbols,
-}
-
-/// Compares two descriptions by what does not depend on the load address.
-fn compare(known: &KernelImage, found: &KernelImage) -> Relation {
-    let size = |image: &KernelImage| image.end.wrapping_sub(image.start);
-    if known.name != found.name || known.kind != found.kind || size(known) != size(found) {
-        return Relation::Different;
-    }
-    if relative_symbols(known).eq(relative_symbols(found)) {
-        return Relation::Same;
-    }
-    let old: HashSet<_> = relative_symbols(known).collect();
-    let new: HashSet<_> = relative_symbols(found).collect();
-    if new.is_subset(&old) {
-        Relation::Same
-    } else if old.is_subset(&new) {
-        Relation::MoreSymbols
-    } else {
-        Relation::Different
-    }
-}
-
-/// The symbols with their offsets in the image.
-fn relative_symbols(image: &KernelImage) -> impl Iterator<Item = (u64, u64, &[u8])> {
-    image.symbols.iter().map(|symbol| {
-        (
-            symbol.address.wrapping_sub(image.start),
-            symbol.size,
-            &symbol.name[..],
-        )
-    })
-}
-
-fn kernel_name(image: &KernelImage, incarnation: u32) -> ImageName {
-    let mut name = image.name.clone();
-    if incarnation > 1 {
-        name.extend_from_slice(format!("~{incarnation}").as_bytes());
-    }
-    let directory: &[u8] = match image.kind {
-        ImageKind::Kernel => b"/boot/",
-        ImageKind::Module => {
-            name.extend_from_slice(b".ko");
-            b"/lib/modules/"
-        }
-    };
-    ImageName::Root([directory, &guest_path::escape_component(&name)].concat())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::{Symbol, SymbolKind};
+    use crate::guest::{ImageKind, Symbol, SymbolKind};
 
     fn image(start: u64, symbols: &[(u64, &str)]) -> Arc<KernelImage> {
         let symbol = |(offset, name): &(u64, &str)| Symbol {
@@ -411,6 +369,74 @@ mod tests {
             panic!("no kernel image")
         };
         assert_eq!(*image, full);
+    }
+
+    /// `count` symbols of which none is in an image of another `seed`.
+    fn image_of(name: &[u8], count: usize, seed: u64) -> Arc<KernelImage> {
+        let symbol = |index: u64| Symbol {
+            address: 0x1000 + index,
+            size: seed,
+            kind: SymbolKind::Function,
+            name: Vec::new(),
+        };
+        Arc::new(KernelImage {
+            name: name.to_vec(),
+            kind: ImageKind::Kernel,
+            start: 0x1000,
+            end: u64::MAX,
+            symbols: (0..count as u64).map(symbol).collect(),
+        })
+    }
+
+    fn symbols_of(images: &Images, id: ImageId) -> usize {
+        match &images.get(id).source {
+            Source::Kernel { image, .. } => image.symbols.len(),
+            other => panic!("{other:?} is no kernel image"),
+        }
+    }
+
+    #[test]
+    fn beyond_the_limit_images_are_taken_in_without_symbols() {
+        const HALF: usize = 50;
+        let mut images = Images::new(0);
+        images.kernel.limit_symbols(2 * HALF);
+        let first = images.kernel(&image_of(b"a", HALF, 1)).unwrap();
+        let second = images.kernel(&image_of(b"a", HALF, 2)).unwrap();
+        let third = images.kernel(&image_of(b"b", 1, 3)).unwrap();
+        assert_eq!(images.without_symbols(), 1);
+        let kept = [first, second, third].map(|id| symbols_of(&images, id));
+        assert_eq!(kept, [HALF, HALF, 0]);
+        // It stays one image, whatever is told of its symbols later.
+        assert_eq!(images.kernel(&image_of(b"b", 2, 4)), Ok(third));
+        assert_eq!(symbols_of(&images, third), 0);
+        // None are needed for this one.
+        assert!(images.kernel(&image_of(b"c", 0, 0)).is_ok());
+        assert_eq!(images.without_symbols(), 1);
+    }
+
+    #[test]
+    fn symbols_that_replace_fewer_take_only_the_room_of_the_rest() {
+        const MOST: usize = 100;
+        let mut images = Images::new(0);
+        images.kernel.limit_symbols(MOST);
+        let id = images.kernel(&image_of(b"a", MOST - 1, 1)).unwrap();
+        assert_eq!(images.kernel(&image_of(b"a", MOST, 1)), Ok(id));
+        assert_eq!(symbols_of(&images, id), MOST);
+        assert_eq!(images.kernel(&image_of(b"a", MOST + 1, 1)), Ok(id));
+        assert_eq!(symbols_of(&images, id), MOST);
+    }
+
+    #[test]
+    fn an_image_beyond_the_incarnations_is_refused_at_once_the_next_time() {
+        let mut images = Images::new(0);
+        for seed in 1..=u64::from(MAX_INCARNATIONS) {
+            assert!(images.kernel(&image_of(b"a", 1, seed)).is_ok());
+        }
+        let late = image_of(b"a", 1, 0);
+        assert_eq!(images.kernel.resolved(&late), None);
+        assert_eq!(images.kernel(&late), Err(Full));
+        assert_eq!(images.kernel.resolved(&late), Some(Err(Full)));
+        assert_eq!(images.kernel(&late), Err(Full));
     }
 
     #[test]

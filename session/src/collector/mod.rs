@@ -17,6 +17,7 @@
 mod attribution;
 mod directory;
 mod images;
+mod kernel_images;
 mod log;
 mod stats;
 mod store;
@@ -202,6 +203,7 @@ impl Collector {
             &mut self.stats,
         )
         .run(words, names);
+        self.stats.images_without_symbols = self.images.without_symbols();
     }
 
     /// Writes everything that changed since the last flush.

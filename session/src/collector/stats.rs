@@ -45,6 +45,8 @@ pub struct CollectorStats {
     pub data_records: u64,
     /// Modules loaded.
     pub modules_loaded: u64,
+    /// Kernels and modules taken in without their symbols, because a session keeps only so many.
+    pub images_without_symbols: u64,
 }
 
 impl CollectorStats {
@@ -72,7 +74,7 @@ impl CollectorStats {
     }
 
     /// All counters by name.
-    pub fn pairs(&self) -> [(&'static str, u64); 21] {
+    pub fn pairs(&self) -> [(&'static str, u64); 22] {
         [
             ("collector_reads", self.reads),
             ("collector_samples", self.samples),
@@ -95,6 +97,10 @@ impl CollectorStats {
             ("collector_unknown_records", self.unknown_records),
             ("collector_data_records", self.data_records),
             ("collector_modules_loaded", self.modules_loaded),
+            (
+                "collector_images_without_symbols",
+                self.images_without_symbols,
+            ),
         ]
     }
 }

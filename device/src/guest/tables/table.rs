@@ -1,5 +1,7 @@
 //! What the host remembers of one address space.
 
+use oprofile_wire::sample::ESCAPE;
+
 use super::super::vma::Found;
 use crate::sync::Lookup;
 
@@ -23,7 +25,10 @@ impl Region {
     #[inline]
     pub const fn lookup(&self, address: u64) -> Lookup {
         let (cookie, offset) = (self.cookie, address.wrapping_add(self.shift));
-        if self.is_file {
+        if offset == ESCAPE {
+            // It would be read as an escape, with a code of the guest's choice behind it. No file is so long.
+            Lookup::Unmapped
+        } else if self.is_file {
             Lookup::File { cookie, offset }
         } else {
             Lookup::Anonymous { cookie, offset }
@@ -166,6 +171,20 @@ mod tests {
             offset: 4,
         };
         assert_eq!(anonymous.lookup(5), expected);
+    }
+
+    #[test]
+    fn an_offset_that_would_be_read_as_an_escape_is_in_no_mapping() {
+        let region = Region {
+            shift: u64::MAX - 5,
+            ..region(10, 7)
+        };
+        assert_eq!(region.lookup(5), Lookup::Unmapped);
+        let after = Lookup::File {
+            cookie: 7,
+            offset: 0,
+        };
+        assert_eq!(region.lookup(6), after);
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use super::{ObjectKind, SyntheticGuest};
 const ROOT_DEVICE: u32 = 8 << 20 | 1;
 
 /// The file system that is there from the start.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Tree {
     super_block: u64,
     root: u64,

@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use oprofile_wire::layout::{LayoutEntry, VmaStore};
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::guest::paging::Levels;
 
@@ -139,6 +139,32 @@ impl SyntheticGuest {
         guest.make_root_directory();
         guest.init_task = guest.task(0, 0, 0);
         guest
+    }
+
+    /// A guest like this one, in RAM of its own: all that was given out is copied, nothing else. Much faster than making one,
+    /// which counts where guests are made by the million.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        let bytes = usize::try_from(self.shape.ram_bytes).unwrap();
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), bytes)]).unwrap();
+        let mut used = vec![0; usize::try_from(self.used_bytes()).unwrap()];
+        let start = GuestAddress(FIRST_FREE);
+        self.memory.read_slice(&mut used, start).unwrap();
+        // Pages of zeros are there already, and cost the more.
+        for (page, gpa) in used.chunks(4096).zip((FIRST_FREE..).step_by(4096)) {
+            if page.iter().any(|&byte| byte != 0) {
+                memory.write_slice(page, GuestAddress(gpa)).unwrap();
+            }
+        }
+        Self {
+            memory: Arc::new(memory),
+            shape: self.shape.clone(),
+            fields: self.fields.clone(),
+            slabs: self.slabs.clone(),
+            tree: self.tree.clone(),
+            stores: self.stores.clone(),
+            ..*self
+        }
     }
 
     /// Its RAM.

@@ -66,7 +66,7 @@ impl ObjectKind {
 }
 
 /// Offset and size of each field that a layout has; index is the field's id.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct FieldTable {
     places: Vec<Option<(u64, u16)>>,
     /// Bytes of an object; index is its kind.
@@ -130,7 +130,7 @@ struct Slab {
 }
 
 /// The memory of all kinds; index is the kind.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Slabs {
     slabs: [Slab; ObjectKind::COUNT],
     names: Slab,

@@ -25,7 +25,7 @@ pub struct VmaSpec {
 }
 
 /// What an address space keeps its mappings in.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Store {
     pub(super) vmas: Vec<u64>,
     /// Nodes of the maple tree, each behind those below it.
