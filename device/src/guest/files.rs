@@ -47,7 +47,7 @@ impl Files {
             return Ok(None);
         };
         let is_fresh = sync.wrapping_sub(known.read) < REREAD;
-        if !is_fresh || path::identity(walker, pointer)? != known.identity {
+        if !is_fresh || !known.identity.is_of(walker, pointer)? {
             return Ok(None);
         }
         known.used = sync;

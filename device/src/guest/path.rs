@@ -325,6 +325,58 @@ pub(super) struct Identity {
     generation: u32,
 }
 
+impl Identity {
+    /// Whether `file` is still what this was read of. Every read is of a place that is known beforehand, so that a processor makes
+    /// them at once, where [`identity`] has to follow one pointer after the other.
+    pub fn is_of<M: GuestMemoryBackend>(
+        &self,
+        walker: &mut Walker<'_, M>,
+        file: u64,
+    ) -> Result<bool, Stop> {
+        let layout = walker.layout.file;
+        if walker.u64(file, layout.dentry, Fault::BadPath)? != self.dentry
+            || mount_of(walker, file, walker.layout.mount)? != self.mount
+        {
+            return Ok(false);
+        }
+        if let Some(offset) = layout.inode
+            && walker.u64(file, offset, Fault::BadPath)? != self.inode
+        {
+            return Ok(false);
+        }
+        let layout = walker.layout.inode;
+        if self.inode != 0 {
+            if let Some(offset) = layout.number
+                && walker.u64(self.inode, offset, Fault::BadPath)? != self.number
+            {
+                return Ok(false);
+            }
+            if let Some(offset) = layout.generation
+                && walker.u32(self.inode, offset, Fault::BadPath)? != self.generation
+            {
+                return Ok(false);
+            }
+        }
+        self.has_dentry(walker)
+    }
+
+    fn has_dentry<M: GuestMemoryBackend>(&self, walker: &mut Walker<'_, M>) -> Result<bool, Stop> {
+        let mut copied = Copied::EMPTY;
+        let window = walker.layout.dentry.window;
+        walker.window(self.dentry, window, Fault::BadPath, &mut copied)?;
+        let layout = &walker.layout.dentry;
+        let unlinked = |offset| copied.u64(offset) == 0;
+        let same_inode = walker.layout.file.inode.is_some()
+            || layout.inode.map_or(0, |offset| copied.u64(offset)) == self.inode;
+        Ok(same_inode
+            && copied.u64(layout.parent) == self.parent
+            && copied.u64(layout.name) == self.name
+            && copied.u32(layout.name_length) == self.name_length
+            && layout.hash_link.is_some_and(unlinked) == self.is_unlinked
+            && layout.sequence.map_or(0, |offset| copied.u32(offset)) == self.sequence)
+    }
+}
+
 /// Reads what `file` is, as far as that takes few reads.
 pub(super) fn identity<M: GuestMemoryBackend>(
     walker: &mut Walker<'_, M>,

@@ -14,6 +14,7 @@ pub fn run_lint() -> Result<(), CargoError> {
     run(&repo::root(), &["fmt", "--all", "--check"])?;
     run(&repo::images(), &["fmt", "--all", "--check"])?;
     run(&repo::bench(), &["fmt", "--check"])?;
+    run(&repo::fuzz(), &["fmt", "--all", "--check"])?;
     step.done();
 
     let step = Step::begin("clippy: the workspace");
@@ -41,8 +42,13 @@ pub fn run_lint() -> Result<(), CargoError> {
     )?;
     step.done();
 
-    let step = Step::begin("clippy: the benchmarks");
+    let step = Step::begin("clippy: the benchmarks and the fuzz targets");
     clippy(&repo::bench(), &["--all-targets"], &deny)?;
+    clippy(
+        &repo::fuzz(),
+        &["--package=oprofile-fuzz-targets", "--all-targets"],
+        &deny,
+    )?;
     step.done();
     Ok(())
 }
