@@ -26,8 +26,11 @@ const CHASES: [(&str, usize); 4] = [
 /// Loads of one measurement.
 const LOADS: u32 = 200_000;
 
-/// Additions of one measurement.
+/// Atomic additions of one measurement.
 const ADDITIONS: u32 = 100_000;
+
+/// Rounds of independent operations of one measurement.
+const OPERATIONS: u32 = 200_000;
 
 /// Words of a cache line.
 const LINE_WORDS: usize = 8;
@@ -109,7 +112,7 @@ impl Machine {
         let copies = COPIES.iter().map(|&(name, ..)| Figure::new(name, "GB/s"));
         let chases = CHASES.iter().map(|&(name, _)| Figure::new(name, "ns"));
         let rest = [
-            Figure::new("four independent additions", "ns"),
+            Figure::new("twelve independent operations", "ns"),
             Figure::new("atomic addition, no other processor", "ns"),
             Figure::new("reading the clock", "ns"),
         ];
@@ -127,7 +130,11 @@ impl Machine {
     pub fn round(&mut self) {
         let copies = self.copies.iter_mut().map(Copies::round);
         let chases = self.chases.iter_mut().map(Chase::round);
-        let rest = [additions(), atomic_addition(), reading_the_clock()];
+        let rest = [
+            independent_operations(),
+            atomic_addition(),
+            reading_the_clock(),
+        ];
         let values: Vec<f64> = copies.chain(chases).chain(rest).collect();
         for (figure, value) in self.figures.iter_mut().zip(values) {
             figure.add(value);
@@ -135,18 +142,18 @@ impl Machine {
     }
 }
 
-/// What shows a neighbour on the same core: units that both want.
-fn additions() -> f64 {
-    let mut sums = [1_u64, 2, 3, 4];
+/// What shows a neighbour on the same core: more operations that wait for nothing than its units take at once.
+fn independent_operations() -> f64 {
+    let mut words = [1_u64, 2, 3, 4, 5, 6];
     let (took, ()) = time(|| {
-        for _ in 0..ADDITIONS {
-            for sum in &mut sums {
-                *sum = black_box(*sum).wrapping_add(1);
+        for step in 0..u64::from(OPERATIONS) {
+            for word in &mut words {
+                *word = word.rotate_left(5) ^ step;
             }
         }
     });
-    black_box(sums);
-    took / f64::from(ADDITIONS)
+    black_box(words);
+    took / f64::from(OPERATIONS)
 }
 
 fn atomic_addition() -> f64 {
