@@ -263,14 +263,15 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
     /// Compares what is remembered with the guest. `None` when it does not hold any more, or nothing is remembered.
     fn confirm(&mut self, mm: Mm, address: u64) -> Result<Option<Lookup>, Stop> {
         let table = self.memory.tables.entry(mm.place).map(|entry| &entry.table);
-        let Some((index, origin)) = table.and_then(|table| {
+        let Some((index, origin, remembered)) = table.and_then(|table| {
             let index = table.find(address)?;
-            Some((index, table.origin(index)?))
+            let cookie = table.region(index)?.cookie;
+            Some((index, table.origin(index)?, cookie))
         }) else {
             return Ok(None);
         };
         let known = match origin.vma.file {
-            0 => Some(self.anonymous_cookie(mm, &origin.vma)),
+            0 => Some(remembered).filter(|&cookie| cookie != NO_COOKIE),
             file => {
                 let files = &mut self.memory.files;
                 match files.known(&mut self.walker, self.sync, file) {
