@@ -73,7 +73,7 @@ pub struct Account {
 impl Account {
     /// Where samples end, by name.
     #[must_use]
-    pub const fn ends(&self) -> [(&'static str, u64); 11] {
+    pub const fn ends(&self) -> [(&'static str, u64); 12] {
         [
             ("kernel", self.sync.kernel),
             ("file", self.sync.file),
@@ -81,6 +81,7 @@ impl Account {
             ("no_mm", self.sync.no_mm),
             ("no_mapping", self.sync.no_mapping),
             ("raced", self.sync.raced),
+            ("throttled", self.sync.throttled),
             ("ignored", self.sync.ignored),
             ("lost_in_guest", self.lost),
             ("invalid_in_guest", self.invalid),
@@ -118,6 +119,7 @@ impl Account {
             ("chains_cut", self.statistics.bt_lost_no_mapping),
             ("data_records", self.sync.data_records),
             ("data_raced", self.sync.data_raced),
+            ("data_throttled", self.sync.data_throttled),
             ("data_short", self.sync.data_short),
             ("data_overflow", self.sync.data_overflow),
             ("lost_words", self.lost_words),

@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`front`] | the virtio side: configuration space, queues, doorbell ([`Device`]) |
+//! | [`control_files`] | OProfile's control files over the device, or any profiler: settings, start and stop, counters |
 //! | `control` | control requests, read from bytes |
 //! | `engine` | takes buffers and requests from the queues, feeds the pipeline |
 //! | [`guest`] | guest memory: page tables, tasks, VMAs, files |
@@ -14,6 +15,7 @@
 //! | [`account`], [`fault`] | what came in, where it ended, what was wrong with it |
 pub mod account;
 mod control;
+pub mod control_files;
 pub mod cookies;
 mod engine;
 pub mod event_buffer;

@@ -19,7 +19,7 @@ pub const MAX_EVENT_BUFFER_WORDS: usize = 128 * 1024 * 1024;
 /// Largest per-vCPU buffer in entries (16 MiB of guest memory each).
 pub const MAX_CPU_BUFFER_ENTRIES: u32 = 1024 * 1024;
 
-/// Settings of a device; fixed for its life.
+/// Settings that a device is made with. Depth and the buffers' sizes can be changed later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// vCPUs of the VM, 1 to [`MAX_VCPUS`]; each has a sample queue.
@@ -36,6 +36,8 @@ pub struct Settings {
     pub cpu_buffer_size: u32,
     /// Bytes of one sample buffer: a multiple of 8, [`MIN_BUFFER_BYTES`] to [`MAX_BUFFER_BYTES`].
     pub sample_buffer_bytes: u32,
+    /// Whether samples that come when their process is gone are resolved by what is remembered of it; OProfile loses them.
+    pub late_samples: bool,
 }
 
 impl Default for Settings {
@@ -49,6 +51,7 @@ impl Default for Settings {
             buffer_watershed: 32_768,
             cpu_buffer_size: 8_192,
             sample_buffer_bytes: 4_096,
+            late_samples: true,
         }
     }
 }
@@ -76,6 +79,9 @@ pub enum SettingsError {
         /// Watershed asked for, in words.
         watershed: usize,
     },
+    /// More than the host has memory for.
+    #[error("No memory for an event buffer of {0} words")]
+    Memory(usize),
     /// Per-vCPU buffer out of range.
     #[error("CPU buffer must have 1 to {MAX_CPU_BUFFER_ENTRIES} entries, not {0}")]
     CpuBufferSize(u32),

@@ -352,6 +352,14 @@ impl SampleBuffers {
         self.any_pending(|mentions| mentions.may_contain_space(space))
     }
 
+    /// Whether the open buffer may hold samples of this address space.
+    pub(crate) fn open_may_hold_space(&self, space: u64) -> bool {
+        self.open_since().is_some()
+            && self.slots[usize::from(self.open.id)]
+                .mentions
+                .may_contain_space(space)
+    }
+
     /// Whether the open buffer may hold samples of one of these tasks.
     pub(crate) fn open_may_hold_task(&self, tasks: &[u64]) -> bool {
         self.open_since().is_some() && {

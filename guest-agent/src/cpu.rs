@@ -1,11 +1,13 @@
 //! What a vCPU needs to sample itself.
 
+use oprofile_wire::sample::ESCAPE;
+
 use crate::buffers::{NoBuffers, OpenBuffer, SampleBuffers};
 use crate::memory::DmaMemory;
 use crate::platform::Clock;
 use crate::transport::Transport;
 use crate::virtqueue::Virtqueue;
-use crate::writer::{Counters, Sample, Tracer, Writer};
+use crate::writer::{Counters, EntryStore, Sample, Tracer, Writer};
 
 /// Longest call chain that is asked of the kernel's walker, whatever the host's setting: a chain and its notes then fit
 /// the default buffer of 4 KiB with half of it to spare.
@@ -170,12 +172,16 @@ impl<T: Transport> CpuAgent<T> {
         self.active = false;
     }
 
-    /// Posts the open buffer if it holds samples of this address space. Returns whether the device, once it has drained the
-    /// queue, must have seen them: whether any buffer holds some.
-    pub(crate) fn post_space(&mut self, clock: &impl Clock, space: u64) -> bool {
+    /// Posts the open buffer, with a note of what will happen to this address space (`event`), if it holds samples of it. Returns
+    /// whether the device, once it has drained the queue, must have seen them: whether any buffer holds some.
+    pub(crate) fn post_space(&mut self, clock: &impl Clock, space: u64, event: u64) -> bool {
         self.buffers.reap();
         let holds = self.buffers.may_hold_space(space);
         if holds {
+            if self.buffers.open_may_hold_space(space) {
+                // Without room the device finds out by itself.
+                self.buffers.open.write(ESCAPE, event, &[space]);
+            }
             self.post_quietly(clock.now_ns());
             self.doorbells += 1;
         }

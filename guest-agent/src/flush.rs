@@ -1,6 +1,7 @@
 //! Getting samples resolved before what they refer to goes away.
 
 use oprofile_wire::config::FLUSH_DOORBELL_OFFSET;
+use oprofile_wire::sample::note;
 
 use crate::platform::Platform;
 use crate::transport::Transport;
@@ -25,13 +26,18 @@ impl<T: Transport> Flush<T> {
     /// Each vCPU's open buffer is posted under that vCPU's lock; then its doorbell is rung without one, and returns when the device has
     /// resolved what was posted. Must not be called with a vCPU's lock held.
     pub fn before_release<P: Platform<Transport = T>>(&self, platform: &P, space: u64) -> usize {
+        self.flush(platform, space, note::SPACE_RELEASED)
+    }
+
+    /// Flushes what holds samples of `space`, and tells in a note what will happen to it.
+    fn flush<P: Platform<Transport = T>>(&self, platform: &P, space: u64, event: u64) -> usize {
         if space == 0 {
             return 0;
         }
         let mut held = 0;
         for vcpu in 0..self.vcpus {
             let posted = platform.with_cpu(vcpu, |agent| {
-                let holds = agent.post_space(platform, space);
+                let holds = agent.post_space(platform, space, event);
                 if holds && !self.doorbell {
                     // A device without the doorbell: the best that can be done is to hurry it.
                     agent.kick();
@@ -55,7 +61,7 @@ impl<T: Transport> Flush<T> {
         executable: bool,
     ) -> usize {
         if executable {
-            self.before_release(platform, space)
+            self.flush(platform, space, note::SPACE_CHANGES)
         } else {
             0
         }

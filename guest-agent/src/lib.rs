@@ -25,6 +25,8 @@
 //! | [`description`] | what the kernel tells of itself |
 //! | [`flush`] | the flush doorbell |
 //! | [`settings`] | the configuration space |
+//! | [`x86_backtrace`] | call chains of x86 tasks by frame pointers |
+//! | [`ibs`] | AMD's instruction-based sampling |
 //! | [`virtqueue`], [`transport`], [`mmio`] | virtio: split rings, initialisation, the MMIO transport |
 //! | [`platform`], [`memory`] | what the kernel provides |
 #![cfg_attr(not(test), no_std)]
@@ -39,6 +41,7 @@ pub mod control;
 pub mod cpu;
 pub mod description;
 pub mod flush;
+pub mod ibs;
 pub mod memory;
 pub mod mmio;
 pub mod platform;
@@ -47,6 +50,7 @@ pub mod settings;
 pub mod transport;
 pub mod virtqueue;
 pub mod writer;
+pub mod x86_backtrace;
 
 mod mentions;
 

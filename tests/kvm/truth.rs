@@ -2,23 +2,12 @@
 
 use oprofile_images::truth::{self, Group};
 use oprofile_tests::account::UNRESOLVED;
-use oprofile_tests::measure::{Measured, Profile};
+use oprofile_tests::measure::Profile;
+use oprofile_tests::truth::measure_until_true;
 use oprofile_tests::vm::{Ended, Vm};
-
-/// Largest distance from a true share, in percentage points.
-const TOLERANCE: f64 = 2.0;
-
-/// Fewest samples that a share is measured with: chance alone then moves one by 0.7 points (one standard deviation) at most.
-const ENOUGH: u64 = 5_000;
 
 /// Sampling rate on each vCPU.
 const HZ: u32 = 2_000;
-
-/// Milliseconds that a scenario runs at first.
-const DURATION_MS: u32 = 4_000;
-
-/// Longest time that a scenario runs.
-const LONGEST_MS: u32 = 4 * DURATION_MS;
 
 fn run_for(scenario: &str, milliseconds: u32, cpus: u32) -> Ended {
     Vm::new(&format!("{scenario}:{milliseconds}"))
@@ -28,39 +17,21 @@ fn run_for(scenario: &str, milliseconds: u32, cpus: u32) -> Ended {
         .expect_code(0)
 }
 
-fn profile(ended: &Ended) -> Profile {
-    Profile::read(&ended.session).expect("the session is readable")
-}
-
-fn is_true(measured: &Measured) -> bool {
-    measured.samples >= ENOUGH && measured.worst_error() <= TOLERANCE
-}
-
 #[track_caller]
 fn assert_all_resolved(ended: &Ended) {
     let account = ended.account();
     assert_eq!(account.sum(&UNRESOLVED), 0, "{account:#?}");
 }
 
-/// Runs a scenario, and checks its groups and that no sample came to nothing. When the machine was too slow for [`ENOUGH`]
-/// samples, or a share was off, it runs longer: chance gets smaller with more samples, a fault stays.
+/// Runs a scenario, and checks its groups and that no sample came to nothing.
 #[track_caller]
 fn check(scenario: &str, cpus: u32, groups: &[&'static Group]) -> Profile {
-    let mut milliseconds = DURATION_MS;
-    loop {
+    measure_until_true(groups, |milliseconds| {
         let ended = run_for(scenario, milliseconds, cpus);
         assert_all_resolved(&ended);
-        let profile = profile(&ended);
-        let measured: Vec<_> = groups.iter().map(|group| profile.measure(group)).collect();
-        if measured.iter().all(is_true) {
-            return profile;
-        }
-        assert!(milliseconds < LONGEST_MS, "{measured:#?}");
-        let fewest = measured.iter().map(|group| group.samples).min();
-        let factor = ENOUGH.div_ceil(fewest.unwrap_or(0).max(1)).max(2);
-        let factor = u32::try_from(factor).unwrap_or(u32::MAX);
-        milliseconds = milliseconds.saturating_mul(factor).min(LONGEST_MS);
-    }
+        ended
+    })
+    .1
 }
 
 #[test]
@@ -156,5 +127,8 @@ fn an_idle_guest_neither_samples_nor_kicks() {
     let account = ended.account();
     // A busy vCPU would have 2,000 samples. Requests are kicked for, and two at once may share a kick; nothing else kicks.
     assert!(account.of("received") < 500, "{account:#?}");
-    assert!(account.of("kicks") <= account.of("requests"), "{account:#?}");
+    assert!(
+        account.of("kicks") <= account.of("requests"),
+        "{account:#?}"
+    );
 }

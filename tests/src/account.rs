@@ -5,13 +5,14 @@ use std::fs;
 use std::path::Path;
 
 /// Where samples end; `received` is their sum.
-pub const ENDS: [&str; 11] = [
+pub const ENDS: [&str; 12] = [
     "kernel",
     "file",
     "anonymous",
     "no_mm",
     "no_mapping",
     "raced",
+    "throttled",
     "ignored",
     "lost_in_guest",
     "invalid_in_guest",
@@ -20,10 +21,11 @@ pub const ENDS: [&str; 11] = [
 ];
 
 /// Ends of samples that came to nothing, of a guest that behaves.
-pub const UNRESOLVED: [&str; 8] = [
+pub const UNRESOLVED: [&str; 9] = [
     "no_mm",
     "no_mapping",
     "raced",
+    "throttled",
     "ignored",
     "lost_in_guest",
     "invalid_in_guest",

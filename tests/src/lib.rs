@@ -2,4 +2,5 @@
 
 pub mod account;
 pub mod measure;
+pub mod truth;
 pub mod vm;

@@ -42,6 +42,12 @@ pub mod note {
     pub const TRACE_BEGIN: u64 = 1 << 2;
     /// The task changed; its pointer is the first data word.
     pub const USER_CTX_SWITCH: u64 = 1 << 3;
+    /// A note of its own, not OProfile's: mappings of an address space are about to go (munmap). Its pointer is the one data
+    /// word. What a device remembers of it is out of date.
+    pub const SPACE_CHANGES: u64 = 1 << 4;
+    /// A note of its own, not OProfile's: a task is about to give up an address space (exit, exec). Its pointer is the one
+    /// data word. When it was the last one, what a device remembers of it serves samples that come late, and nothing else.
+    pub const SPACE_RELEASED: u64 = 1 << 5;
 }
 
 /// Start of a sample buffer, 72 bytes. The counters are totals of this vCPU since the driver's start.

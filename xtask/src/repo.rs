@@ -18,6 +18,11 @@ pub fn images() -> PathBuf {
     root().join("images")
 }
 
+/// The workspace of the benchmarks.
+pub fn bench() -> PathBuf {
+    root().join("bench")
+}
+
 /// The workspace of the fuzz targets.
 pub fn fuzz() -> PathBuf {
     root().join("fuzz")

@@ -297,7 +297,13 @@ impl Engine {
             kernel_end: hello.kernel_end.get(),
             user_end: hello.user_end.get(),
         };
-        let guest = Guest::new(&*link.memory, description, layout, hello.init_task.get());
+        let guest = Guest::new(
+            &*link.memory,
+            description,
+            layout,
+            hello.init_task.get(),
+            self.late_samples,
+        );
         let guest = guest.map_err(|error| {
             self.faults.explain(Fault::BadKernel, || {
                 format!("Guest's kernel description is refused: {error}")

@@ -12,7 +12,7 @@ mod samples;
 
 use std::sync::Arc;
 
-use oprofile_wire::sample::MAX_BUFFER_BYTES;
+use oprofile_wire::sample::{ESCAPE, Entry, MAX_BUFFER_BYTES, note};
 use oprofile_wire::{CONTROL_QUEUE, sample_queue};
 use vm_memory::GuestMemoryBackend;
 
@@ -24,6 +24,7 @@ use crate::fault::{Fault, FaultLog};
 use crate::front::chain::Segments;
 use crate::guest::{Guest, GuestWorld};
 use crate::kernel::Kernel;
+use crate::settings::Settings;
 use crate::sync::Pipeline;
 
 pub(crate) use link::Link;
@@ -37,6 +38,7 @@ type Ticket = u64;
 /// Everything that outlives one call.
 #[derive(Debug)]
 pub(crate) struct Engine {
+    late_samples: bool,
     vcpus: Vec<VcpuAccount>,
     totals: Vec<Totals>,
     events: SharedEvents,
@@ -63,8 +65,10 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub fn new(vcpus: u16, events: SharedEvents) -> Self {
+    pub fn new(settings: &Settings, events: SharedEvents) -> Self {
+        let vcpus = settings.vcpus;
         Self {
+            late_samples: settings.late_samples,
             vcpus: vec![VcpuAccount::default(); usize::from(vcpus)],
             totals: vec![Totals::default(); usize::from(vcpus)],
             events,
@@ -171,6 +175,9 @@ impl Engine {
 
     /// The periodic sync. It also looks for requests, in case a notification went astray.
     pub fn tick<M: GuestMemoryBackend>(&mut self, link: Option<&mut Link<M>>) {
+        if let Some(guest) = &mut self.guest {
+            guest.tick();
+        }
         let Some(link) = link else {
             return;
         };
@@ -230,8 +237,10 @@ impl Engine {
         let queue = sample_queue(vcpu);
         let memory = Arc::clone(&link.memory);
         let mut events = self.events.lock();
+        let full_syncs = self.pipeline.mortuary().passes();
         let mut sync = self.pipeline.begin(vcpu, &mut events);
-        let mut world = GuestWorld::new(guest, &*memory, &mut self.cookies, &self.faults);
+        let mut world =
+            GuestWorld::new(guest, &*memory, &mut self.cookies, &self.faults, full_syncs);
         for _ in 0..pending {
             let segments = &mut self.segments;
             let Some((head, collected)) =
@@ -254,6 +263,9 @@ impl Engine {
                     sync.boundary();
                     for entry in buffer.entries() {
                         match entry {
+                            Ok(entry) if is_space_note(&entry) => {
+                                take_space_note(&mut world, &entry);
+                            }
                             Ok(entry) => {
                                 let (entry, left_out) = samples::without_unknown_record(entry);
                                 if left_out {
@@ -308,5 +320,25 @@ impl Engine {
             link.complete(queue, head, 0, &self.faults);
         }
         link.finish(queue, true, &self.faults);
+    }
+}
+
+/// Whether an entry is a note for the device itself, which OProfile's pipeline does not know.
+#[inline]
+const fn is_space_note(entry: &Entry<'_>) -> bool {
+    entry.eip == ESCAPE && entry.event & (note::SPACE_CHANGES | note::SPACE_RELEASED) != 0
+}
+
+/// Takes a note of what will happen to an address space. One without a pointer says nothing.
+#[cold]
+fn take_space_note<M: GuestMemoryBackend>(world: &mut GuestWorld<'_, M>, entry: &Entry<'_>) {
+    let [space] = *entry.data else {
+        return;
+    };
+    if entry.event & note::SPACE_CHANGES != 0 {
+        world.space_changes(space);
+    }
+    if entry.event & note::SPACE_RELEASED != 0 {
+        world.space_released(space);
     }
 }

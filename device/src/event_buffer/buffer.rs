@@ -1,5 +1,7 @@
 //! The plain event buffer, after OProfile's (Linux 4.7).
 
+use std::mem;
+
 use thiserror::Error;
 
 use super::record::{ESCAPE, MODULE_LOADED};
@@ -7,16 +9,30 @@ use super::record::{ESCAPE, MODULE_LOADED};
 /// Bytes of a word as a reader counts them.
 const WORD_BYTES: u64 = 8;
 
-/// The watershed leaves no room for words.
+/// An event buffer that cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error(
-    "Event buffer watershed of {watershed} words must be below the buffer's size of {size} words"
-)]
-pub struct SizeError {
-    /// Size asked for, in words.
-    pub size: usize,
-    /// Watershed asked for, in words.
-    pub watershed: usize,
+pub enum SizeError {
+    /// The watershed leaves no room for words.
+    #[error(
+        "Event buffer watershed of {watershed} words must be below the buffer's size of {size} words"
+    )]
+    Watershed {
+        /// Size asked for, in words.
+        size: usize,
+        /// Watershed asked for, in words.
+        watershed: usize,
+    },
+    /// More than the host has memory for.
+    #[error("No memory for an event buffer of {0} words")]
+    Memory(usize),
+    /// Words wait for a reader, and not all of them would fit.
+    #[error("Event buffer of {size} words cannot take the {pending} words that wait to be read")]
+    Pending {
+        /// Size asked for, in words.
+        size: usize,
+        /// Words in the buffer.
+        pending: usize,
+    },
 }
 
 /// A circular range that does not lie in its ring.
@@ -66,12 +82,14 @@ pub fn check_read(size: usize, count: u64, offset: u64) -> Result<(), ReadError>
 /// A fixed array of words that is filled by syncs and emptied as a whole by reads.
 ///
 /// When it is full, further words are dropped one by one and counted: a record may be cut anywhere, but only
-/// the last one before a read.
-#[derive(Debug)]
+/// the last one before a read. Without its array, before OProfile's open and after its close, it drops words uncounted;
+/// whether it is ready lasts from one array to the next.
+#[derive(Debug, Default)]
 pub struct EventBuffer {
-    /// Capacity `size` from the start: adding never allocates.
-    words: Vec<u64>,
-    size: usize,
+    /// All of the buffer's words, filled or not: adding never allocates.
+    words: Box<[u64]>,
+    /// How many are filled, from the first on.
+    filled: usize,
     /// Fill at which the reader is woken.
     mark: usize,
     ready: bool,
@@ -79,48 +97,121 @@ pub struct EventBuffer {
     lost_words: u64,
 }
 
+/// An array of zeros, which holds every word from now on that it will ever hold.
+fn zeroed(size: usize) -> Result<Box<[u64]>, SizeError> {
+    let mut words = Vec::new();
+    words
+        .try_reserve_exact(size)
+        .map_err(|_| SizeError::Memory(size))?;
+    words.resize(size, 0);
+    Ok(words.into_boxed_slice())
+}
+
+/// Fill at which the reader is woken.
+fn mark(size: usize, watershed: usize) -> Result<usize, SizeError> {
+    size.checked_sub(watershed)
+        .filter(|&mark| mark != 0)
+        .ok_or(SizeError::Watershed { size, watershed })
+}
+
 impl EventBuffer {
     /// An empty buffer of `size` words that wakes its reader when all but `watershed` words are filled.
     ///
     /// # Errors
-    /// When `watershed` is not below `size`.
+    /// When `watershed` is not below `size`, or there is no memory.
     pub fn new(size: usize, watershed: usize) -> Result<Self, SizeError> {
-        let mark = size
-            .checked_sub(watershed)
-            .filter(|&mark| mark != 0)
-            .ok_or(SizeError { size, watershed })?;
-        Ok(Self {
-            words: Vec::with_capacity(size),
-            size,
-            mark,
-            ready: false,
-            wakeups: 0,
-            lost_words: 0,
-        })
+        let mut buffer = Self::default();
+        buffer.allocate(size, watershed)?;
+        Ok(buffer)
+    }
+
+    /// Gives it an empty array of `size` words in place of the one it has, if any.
+    ///
+    /// # Errors
+    /// When `watershed` is not below `size`, or there is no memory; nothing has changed then.
+    pub fn allocate(&mut self, size: usize, watershed: usize) -> Result<(), SizeError> {
+        let mark = mark(size, watershed)?;
+        (self.words, self.filled, self.mark) = (zeroed(size)?, 0, mark);
+        Ok(())
+    }
+
+    /// Takes its array away, and the words in it.
+    pub fn free(&mut self) {
+        (self.words, self.filled, self.mark) = (Box::default(), 0, 0);
+    }
+
+    /// Whether it has an array.
+    #[must_use]
+    pub const fn is_allocated(&self) -> bool {
+        !self.words.is_empty()
+    }
+
+    /// Changes size and watershed and keeps the words that wait; it is ready when they reach the new mark.
+    ///
+    /// # Errors
+    /// When `watershed` is not below `size`, not all waiting words fit, or there is no memory; nothing has changed then.
+    pub fn resize(&mut self, size: usize, watershed: usize) -> Result<(), SizeError> {
+        let mark = mark(size, watershed)?;
+        let pending = self.filled;
+        if size != self.words.len() {
+            let mut words = zeroed(size)?;
+            let kept = words
+                .get_mut(..pending)
+                .ok_or(SizeError::Pending { size, pending })?;
+            kept.copy_from_slice(self.pending());
+            self.words = words;
+        }
+        self.mark = mark;
+        self.ready |= pending >= mark;
+        Ok(())
     }
 
     /// Adds a word; false when the buffer was full and the word has been dropped and counted.
     #[inline]
     pub fn add(&mut self, word: u64) -> bool {
-        if self.words.len() >= self.size {
-            self.lost_words = self.lost_words.wrapping_add(1);
-            return false;
-        }
-        self.words.push(word);
-        if self.words.len() == self.mark {
-            self.wake();
-        }
-        true
+        self.add_all([word])
     }
 
     /// Adds `words` in order; false when not all of them fitted.
     #[inline]
     pub fn add_all<const N: usize>(&mut self, words: [u64; N]) -> bool {
-        let mut fitted = true;
-        for word in words {
-            fitted = self.add(word);
+        let before = self.filled;
+        let room = self.words.get_mut(before..).unwrap_or_default();
+        let Some(room) = room.first_chunk_mut::<N>() else {
+            return self.add_last(&words);
+        };
+        // Not `*room = words`: the words, put together one by one and copied as a block, would have to pass through memory.
+        for (place, word) in room.iter_mut().zip(words) {
+            *place = word;
         }
-        fitted
+        self.filled = before + N;
+        self.wake_at_mark(before);
+        true
+    }
+
+    /// Adds as many of `words` as there is room for; the others are dropped, and counted if there is an array.
+    #[cold]
+    fn add_last(&mut self, words: &[u64]) -> bool {
+        if !self.is_allocated() {
+            return false;
+        }
+        let before = self.filled;
+        let room = self.words.get_mut(before..).unwrap_or_default();
+        let fitting = room.len().min(words.len());
+        room[..fitting].copy_from_slice(&words[..fitting]);
+        self.filled = before + fitting;
+        self.wake_at_mark(before);
+        let lost = (words.len() - fitting) as u64;
+        self.lost_words = self.lost_words.wrapping_add(lost);
+        lost == 0
+    }
+
+    /// Wakes the reader when the buffer, filled up to `before` then, has been filled up to the mark or beyond.
+    #[inline]
+    fn wake_at_mark(&mut self, before: usize) {
+        if before < self.mark && self.filled >= self.mark {
+            self.wake();
+        }
     }
 
     /// Adds the words of `ring` from index `start` up to and without `stop`, going on at 0 once the index has reached
@@ -185,29 +276,38 @@ impl EventBuffer {
     /// Appends everything that is in the buffer to `into`, possibly nothing, and returns the number of words. The
     /// buffer is empty and not ready then.
     pub fn take(&mut self, into: &mut Vec<u64>) -> usize {
-        let count = self.words.len();
-        into.extend_from_slice(&self.words);
-        self.words.clear();
+        into.extend_from_slice(self.pending());
         self.ready = false;
-        count
+        mem::take(&mut self.filled)
+    }
+
+    /// Drops the words that wait and is not ready any more: what OProfile does when the reader goes.
+    pub fn clear(&mut self) {
+        self.filled = 0;
+        self.ready = false;
     }
 
     /// The words that wait for the reader.
     #[must_use]
     pub fn pending(&self) -> &[u64] {
-        &self.words
+        self.words.get(..self.filled).unwrap_or_default()
     }
 
-    /// Size in words.
+    /// Size in words, 0 without an array.
     #[must_use]
     pub const fn size(&self) -> usize {
-        self.size
+        self.words.len()
     }
 
     /// Words dropped because the buffer was full (OProfile's `event_lost_overflow`).
     #[must_use]
     pub const fn lost_words(&self) -> u64 {
         self.lost_words
+    }
+
+    /// Counts lost words from zero again.
+    pub const fn reset_lost_words(&mut self) {
+        self.lost_words = 0;
     }
 }
 
@@ -226,7 +326,7 @@ mod tests {
 
     #[test]
     fn watershed_must_be_below_the_size() {
-        let error = SizeError {
+        let error = SizeError::Watershed {
             size: 8,
             watershed: 8,
         };
@@ -280,6 +380,45 @@ mod tests {
         assert!(buffer.is_ready());
         assert_eq!(buffer.take_wakeups(), 1);
         assert_eq!(buffer.take(&mut Vec::new()), 0);
+    }
+
+    #[test]
+    fn a_buffer_that_no_memory_can_hold_is_refused() {
+        let refused = EventBuffer::new(usize::MAX, 1).unwrap_err();
+        assert_eq!(refused, SizeError::Memory(usize::MAX));
+    }
+
+    #[test]
+    fn without_an_array_words_are_dropped_uncounted_and_ready_lasts() {
+        let mut buffer = EventBuffer::default();
+        assert!(!buffer.add(1));
+        buffer.dump();
+        buffer.allocate(4, 1).unwrap();
+        assert!(buffer.is_ready());
+        buffer.add_all([1, 2]);
+        buffer.free();
+        assert!(!buffer.add(3));
+        assert_eq!((buffer.pending().len(), buffer.lost_words()), (0, 0));
+        buffer.clear();
+        assert!(!buffer.is_ready());
+    }
+
+    #[test]
+    fn a_resize_keeps_words_and_is_refused_when_they_do_not_fit() {
+        let mut buffer = filled(8, 1, 5);
+        assert!(!buffer.is_ready());
+        let refused = SizeError::Pending {
+            size: 4,
+            pending: 5,
+        };
+        assert_eq!(buffer.resize(4, 1), Err(refused));
+        buffer.resize(16, 12).unwrap();
+        assert!(buffer.is_ready());
+        assert_eq!(buffer.pending(), [0, 1, 2, 3, 4]);
+        for word in 5..18 {
+            buffer.add(word);
+        }
+        assert_eq!((buffer.pending().len(), buffer.lost_words()), (16, 2));
     }
 
     #[test]

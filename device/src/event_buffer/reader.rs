@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::EventBuffer;
+use super::{EventBuffer, SizeError};
 
 /// Why the event buffer was not opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -14,6 +14,9 @@ pub enum OpenError {
     /// There is one reader at a time.
     #[error("The event buffer has a reader already; end that one first")]
     Busy,
+    /// It cannot have the size that was asked for.
+    #[error(transparent)]
+    Size(#[from] SizeError),
 }
 
 #[derive(Debug)]
@@ -70,10 +73,26 @@ impl SharedEvents {
     /// # Errors
     /// When it has a reader already.
     pub fn open(&self) -> Result<EventReader, OpenError> {
+        self.open_after(|_| Ok(()))
+    }
+
+    /// As [`SharedEvents::open`], with another size and watershed, in words, from now on.
+    ///
+    /// # Errors
+    /// When it has a reader already, or [`EventBuffer::resize`] refuses.
+    pub fn open_sized(&self, size: usize, watershed: usize) -> Result<EventReader, OpenError> {
+        self.open_after(|buffer| buffer.resize(size, watershed))
+    }
+
+    fn open_after(
+        &self,
+        prepare: impl FnOnce(&mut EventBuffer) -> Result<(), SizeError>,
+    ) -> Result<EventReader, OpenError> {
         let mut state = self.shared.lock();
         if state.opened {
             return Err(OpenError::Busy);
         }
+        prepare(&mut state.buffer)?;
         state.opened = true;
         Ok(EventReader {
             shared: Arc::clone(&self.shared),
@@ -139,6 +158,17 @@ impl EventReader {
     /// What is taken consists of whole syncs, the last record of which may be cut if the buffer overflowed.
     pub fn read(&mut self, words: &mut Vec<u64>) -> usize {
         self.shared.lock().buffer.take(words)
+    }
+
+    /// Takes everything that is in the buffer, whole and only when it is ready: OProfile's `read(2)`, which this leaves
+    /// to wait for. `None` when it is not ready.
+    pub fn read_ready(&mut self) -> Option<Vec<u64>> {
+        let mut state = self.shared.lock();
+        state.buffer.is_ready().then(|| {
+            let mut words = Vec::new();
+            state.buffer.take(&mut words);
+            words
+        })
     }
 
     /// Size of the buffer, the most that a read can return, in words.
@@ -208,6 +238,31 @@ mod tests {
         events.lock().add(1);
         assert!(!reader.wait(Duration::ZERO));
         assert_eq!(reader.read(&mut Vec::new()), 1);
+    }
+
+    #[test]
+    fn only_a_ready_buffer_is_read_when_readiness_is_asked_for() {
+        let events = events();
+        let mut reader = events.open().unwrap();
+        events.lock().add(1);
+        assert_eq!(reader.read_ready(), None);
+        events.dump();
+        assert_eq!(reader.read_ready(), Some(vec![1]));
+        assert_eq!(reader.read_ready(), None);
+    }
+
+    #[test]
+    fn a_size_that_is_refused_leaves_the_buffer_closed_as_it_was() {
+        let events = events();
+        let refused = SizeError::Watershed {
+            size: 4,
+            watershed: 4,
+        };
+        let opened = events.open_sized(4, 4);
+        assert_eq!(opened.unwrap_err(), OpenError::Size(refused));
+        let reader = events.open_sized(16, 4).unwrap();
+        assert_eq!(reader.size(), 16);
+        assert_eq!(events.open_sized(8, 4).unwrap_err(), OpenError::Busy);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The device as a VMM sees it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,10 +16,12 @@ use super::config;
 use crate::account::Account;
 use crate::cookies::CookieTarget;
 use crate::engine::{Engine, Link};
-use crate::event_buffer::{EventBuffer, EventReader, OpenError, SharedEvents};
+use crate::event_buffer::{EventBuffer, EventReader, OpenError, SharedEvents, SizeError};
 use crate::fault::Fault;
 use crate::kernel::Kernel;
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{
+    MAX_BACKTRACE_DEPTH, MAX_CPU_BUFFER_ENTRIES, MAX_EVENT_BUFFER_WORDS, Settings, SettingsError,
+};
 
 /// How often [`Device::tick`] is to be called: OProfile's sync period (HZ/10).
 pub const SYNC_PERIOD: Duration = Duration::from_millis(100);
@@ -77,6 +79,9 @@ struct State<M> {
 pub struct Device<M> {
     settings: Settings,
     enabled: AtomicBool,
+    /// As in `settings`, until they are changed.
+    backtrace_depth: AtomicU32,
+    cpu_buffer_size: AtomicU32,
     events: SharedEvents,
     state: Mutex<State<M>>,
 }
@@ -98,15 +103,17 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
         settings.validate()?;
         let (size, watershed) = (settings.buffer_size, settings.buffer_watershed);
-        let buffer = EventBuffer::new(size, watershed)
-            .map_err(|_| SettingsError::Watershed { size, watershed })?;
+        // The rest of the ranges has been checked: what is left is a host without memory.
+        let buffer = EventBuffer::new(size, watershed).map_err(|_| SettingsError::Memory(size))?;
         let events = SharedEvents::new(buffer);
         let state = Mutex::new(State {
-            engine: Engine::new(settings.vcpus, events.clone()),
+            engine: Engine::new(&settings, events.clone()),
             link: None,
             interrupt: None,
         });
         Ok(Self {
+            backtrace_depth: AtomicU32::new(settings.backtrace_depth),
+            cpu_buffer_size: AtomicU32::new(settings.cpu_buffer_size),
             settings,
             enabled: AtomicBool::new(false),
             events,
@@ -135,7 +142,12 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
     /// Reads configuration space; bytes outside it are 0.
     pub fn read_config(&self, offset: u64, data: &mut [u8]) {
         let enabled = self.enabled.load(Ordering::Acquire);
-        config::read(&config::space(&self.settings, enabled), offset, data);
+        let settings = Settings {
+            backtrace_depth: self.backtrace_depth(),
+            cpu_buffer_size: self.cpu_buffer_size(),
+            ..self.settings
+        };
+        config::read(&config::space(&settings, enabled), offset, data);
     }
 
     /// Writes configuration space. The flush doorbell drains the sample queue of the vCPU that it names before this
@@ -221,11 +233,58 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
         if enabled {
             state.engine.resume();
         }
+        Self::signal_config(state);
+    }
+
+    /// Interrupts because the configuration space has changed.
+    fn signal_config(state: MutexGuard<'_, State<M>>) {
         let interrupt = state.interrupt.clone();
         drop(state);
         if let Some(interrupt) = interrupt {
             interrupt.signal_config();
         }
+    }
+
+    /// Changes the most frames of a call chain. The guest is told at once.
+    ///
+    /// # Errors
+    /// Above [`MAX_BACKTRACE_DEPTH`].
+    pub fn set_backtrace_depth(&self, depth: u32) -> Result<(), SettingsError> {
+        if depth > MAX_BACKTRACE_DEPTH {
+            return Err(SettingsError::BacktraceDepth(depth));
+        }
+        let state = self.lock();
+        if self.backtrace_depth.swap(depth, Ordering::AcqRel) != depth {
+            Self::signal_config(state);
+        }
+        Ok(())
+    }
+
+    /// Most frames of a call chain, 0 for none.
+    #[must_use]
+    pub fn backtrace_depth(&self) -> u32 {
+        self.backtrace_depth.load(Ordering::Acquire)
+    }
+
+    /// Changes the entries that a vCPU's sample buffers hold together. A driver looks when it starts.
+    ///
+    /// # Errors
+    /// Outside 1 to [`MAX_CPU_BUFFER_ENTRIES`].
+    pub fn set_cpu_buffer_size(&self, entries: u32) -> Result<(), SettingsError> {
+        if !(1..=MAX_CPU_BUFFER_ENTRIES).contains(&entries) {
+            return Err(SettingsError::CpuBufferSize(entries));
+        }
+        let state = self.lock();
+        if self.cpu_buffer_size.swap(entries, Ordering::AcqRel) != entries {
+            Self::signal_config(state);
+        }
+        Ok(())
+    }
+
+    /// Entries that a vCPU's sample buffers hold together.
+    #[must_use]
+    pub fn cpu_buffer_size(&self) -> u32 {
+        self.cpu_buffer_size.load(Ordering::Acquire)
     }
 
     /// Whether samples are wanted.
@@ -247,6 +306,21 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
     /// When it has a reader already.
     pub fn open_events(&self) -> Result<EventReader, OpenError> {
         self.events.open()
+    }
+
+    /// As [`Device::open_events`], with another size and watershed, in words, from now on. Words that wait stay.
+    ///
+    /// # Errors
+    /// When it has a reader already, or cannot have that size, at most [`MAX_EVENT_BUFFER_WORDS`].
+    pub fn open_events_sized(
+        &self,
+        size: usize,
+        watershed: usize,
+    ) -> Result<EventReader, OpenError> {
+        if size > MAX_EVENT_BUFFER_WORDS {
+            return Err(SizeError::Memory(size).into());
+        }
+        self.events.open_sized(size, watershed)
     }
 
     /// Takes what is in the sample queues, then wakes the reader of the event buffer, full or not.
@@ -385,6 +459,30 @@ mod tests {
             driver.device.read_config(20, &mut bytes);
             assert_eq!(u32::from_le_bytes(bytes), u32::from(enabled));
         }
+        assert_eq!(driver.interrupts.config(), 2);
+    }
+
+    #[test]
+    fn changed_settings_interrupt_once_and_show_in_the_configuration() {
+        let driver = Driver::new(SyntheticGuest::default(), 1);
+        let device = &driver.device;
+        for _ in 0..2 {
+            device.set_backtrace_depth(9).unwrap();
+            device.set_cpu_buffer_size(77).unwrap();
+        }
+        assert_eq!(driver.interrupts.config(), 2);
+        let mut bytes = [0; 8];
+        device.read_config(36, &mut bytes);
+        assert_eq!(bytes[..4], 9u32.to_le_bytes());
+        assert_eq!(bytes[4..], 77u32.to_le_bytes());
+        let refused = device.set_backtrace_depth(257);
+        assert_eq!(refused, Err(SettingsError::BacktraceDepth(257)));
+        let refused = device.set_cpu_buffer_size(0);
+        assert_eq!(refused, Err(SettingsError::CpuBufferSize(0)));
+        assert_eq!(
+            (device.backtrace_depth(), device.cpu_buffer_size()),
+            (9, 77)
+        );
         assert_eq!(driver.interrupts.config(), 2);
     }
 

@@ -3,11 +3,20 @@
 //! The guest runs meanwhile, so no reference into its RAM is ever kept: each read is a copy, and what belongs together is read
 //! again and compared by those who need it whole.
 
+use std::fmt;
+use std::sync::atomic::Ordering;
+
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::bitmap::MS;
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress, VolatileSlice,
+};
 
 /// Bytes that one unit of work stands for: a read costs one, and one more for each so many bytes.
 const WORK_BYTES: usize = 256;
+
+/// Regions that are remembered: RAM below the hole under 4 GiB, and RAM above it.
+const REGIONS: usize = 2;
 
 /// Guest RAM does not hold what is asked for, or too much is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -25,11 +34,26 @@ pub enum MemoryError {
     OverBudget,
 }
 
+/// A region of RAM as the host has it mapped.
+struct Region<'m, M: GuestMemoryBackend> {
+    start: u64,
+    bytes: VolatileSlice<'m, MS<'m, M>>,
+}
+
 /// Guest RAM with a budget of work.
-#[derive(Debug)]
-pub struct Ram<'m, M> {
+pub struct Ram<'m, M: GuestMemoryBackend> {
     memory: &'m M,
     work_left: u32,
+    /// Where the last reads went, the latest first.
+    regions: [Option<Region<'m, M>>; REGIONS],
+}
+
+impl<M: GuestMemoryBackend> fmt::Debug for Ram<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ram")
+            .field("work_left", &self.work_left)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'m, M: GuestMemoryBackend> Ram<'m, M> {
@@ -38,6 +62,7 @@ impl<'m, M: GuestMemoryBackend> Ram<'m, M> {
         Self {
             memory,
             work_left: work,
+            regions: [const { None }; REGIONS],
         }
     }
 
@@ -58,17 +83,70 @@ impl<'m, M: GuestMemoryBackend> Ram<'m, M> {
         self.memory.last_addr().0.saturating_add(1)
     }
 
+    #[inline]
+    fn spend(&mut self, bytes: usize) -> Result<(), MemoryError> {
+        let work = u32::try_from(1 + bytes / WORK_BYTES).unwrap_or(u32::MAX);
+        match self.work_left.checked_sub(work) {
+            Some(left) => {
+                self.work_left = left;
+                Ok(())
+            }
+            None => Err(MemoryError::OverBudget),
+        }
+    }
+
+    /// The `count` bytes at `gpa` where the host has them, if they lie together there.
+    #[inline]
+    fn slice(&mut self, gpa: u64, count: usize) -> Option<VolatileSlice<'m, MS<'m, M>>> {
+        let within = |region: &Region<'m, M>| {
+            let offset = usize::try_from(gpa.checked_sub(region.start)?).ok()?;
+            region.bytes.subslice(offset, count).ok()
+        };
+        if let Some(slice) = self.regions[0].as_ref().and_then(within) {
+            return Some(slice);
+        }
+        self.remember(gpa)?;
+        self.regions[0].as_ref().and_then(within)
+    }
+
+    /// Puts the region that holds `gpa` first.
+    #[cold]
+    fn remember(&mut self, gpa: u64) -> Option<()> {
+        let holds = |region: &Region<'m, M>| {
+            gpa.checked_sub(region.start)
+                .is_some_and(|offset| offset < region.bytes.len() as u64)
+        };
+        let known = self
+            .regions
+            .iter()
+            .position(|region| region.as_ref().is_some_and(holds));
+        if let Some(index) = known {
+            self.regions.swap(0, index);
+            return Some(());
+        }
+        let region = self.memory.find_region(GuestAddress(gpa))?;
+        let count = usize::try_from(region.len()).ok()?;
+        let bytes = region.get_slice(MemoryRegionAddress(0), count).ok()?;
+        self.regions.rotate_right(1);
+        self.regions[0] = Some(Region {
+            start: region.start_addr().0,
+            bytes,
+        });
+        Some(())
+    }
+
     /// Copies from `gpa` on.
     ///
     /// # Errors
     /// When not all of it is RAM, or the budget is used up; `into` has any content then.
     #[inline]
     pub fn read(&mut self, gpa: u64, into: &mut [u8]) -> Result<(), MemoryError> {
-        let work = u32::try_from(1 + into.len() / WORK_BYTES).unwrap_or(u32::MAX);
-        self.work_left = self
-            .work_left
-            .checked_sub(work)
-            .ok_or(MemoryError::OverBudget)?;
+        self.spend(into.len())?;
+        if let Some(slice) = self.slice(gpa, into.len()) {
+            slice.copy_to(into);
+            return Ok(());
+        }
+        // Over the border of two regions that touch, or memory that the host has not mapped.
         self.memory
             .read_slice(into, GuestAddress(gpa))
             .map_err(|_| MemoryError::OutOfRam {
@@ -77,15 +155,40 @@ impl<'m, M: GuestMemoryBackend> Ram<'m, M> {
             })
     }
 
-    /// Copies a little-endian word.
+    /// Reads a little-endian word; one that is aligned is never torn.
     ///
     /// # Errors
     /// As [`Ram::read`].
     #[inline]
     pub fn read_u64(&mut self, gpa: u64) -> Result<u64, MemoryError> {
+        if gpa.is_multiple_of(8)
+            && let Some(slice) = self.slice(gpa, 8)
+            && let Ok(word) = slice.load::<u64>(0, Ordering::Relaxed)
+        {
+            self.spend(8)?;
+            return Ok(u64::from_le(word));
+        }
         let mut bytes = [0; 8];
         self.read(gpa, &mut bytes)?;
         Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Reads a little-endian half word; one that is aligned is never torn.
+    ///
+    /// # Errors
+    /// As [`Ram::read`].
+    #[inline]
+    pub fn read_u32(&mut self, gpa: u64) -> Result<u32, MemoryError> {
+        if gpa.is_multiple_of(4)
+            && let Some(slice) = self.slice(gpa, 4)
+            && let Ok(half) = slice.load::<u32>(0, Ordering::Relaxed)
+        {
+            self.spend(4)?;
+            return Ok(u32::from_le(half));
+        }
+        let mut bytes = [0; 4];
+        self.read(gpa, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
     }
 }
 
@@ -108,6 +211,28 @@ mod tests {
             .unwrap();
         let word = Ram::new(&memory, 10).read_u64(0x10);
         assert_eq!(word, Ok(0x8000_0000_0000_0201));
+        let mut ram = Ram::new(&memory, 10);
+        assert_eq!(ram.read_u32(0x10), Ok(0x201));
+        assert_eq!(ram.read_u32(0x14), Ok(0x8000_0000));
+        // Not aligned.
+        assert_eq!(ram.read_u64(0x11), Ok(0x80_0000_0000_0002));
+        assert_eq!(ram.read_u32(0x11), Ok(2));
+    }
+
+    #[test]
+    fn regions_that_touch_are_read_across_and_each_is_found_again() {
+        let ranges = [0u64, 0x1000, 0x2000].map(|start| (GuestAddress(start), 0x1000));
+        let memory = GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap();
+        let bytes: Vec<u8> = (0..=250).cycle().take(0x3000).collect();
+        memory.write_slice(&bytes, GuestAddress(0)).unwrap();
+        let mut ram = Ram::new(&memory, 1_000);
+        for gpa in [0x2ff8, 0xffc, 0, 0x1ffc, 0x1000, 0x2000, 8] {
+            let expected = bytes[gpa..].first_chunk().copied().unwrap();
+            assert_eq!(ram.read_u64(gpa as u64), Ok(u64::from_le_bytes(expected)));
+        }
+        let mut whole = vec![0; bytes.len()];
+        ram.read(0, &mut whole).unwrap();
+        assert_eq!(whole, bytes);
     }
 
     #[test]

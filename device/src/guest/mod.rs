@@ -4,9 +4,12 @@
 //! |---|---|
 //! | [`memory`] | bounded copies out of RAM, within a budget of work |
 //! | [`paging`] | x86-64 page tables |
-//! | [`space`] | kernel pointers: proven linear map, page walks with a small TLB |
+//! | [`translator`] | addresses of any space, with a TLB: the public way to translate and read |
+//! | [`space`] | kernel pointers: proven linear map, translation elsewhere |
 //! | [`layout`] | the layout descriptor, typed and checked |
 //! | `task`, `vma`, `path` | the objects: task → address space → VMA → file → path |
+//! | `tables`, `files` | what is remembered of address spaces and files from sync to sync |
+//! | `budget` | how much work the guest's structures may cost |
 //! | `world` | all of it as the pipeline's [`World`](crate::sync::World), with the rules for a guest that runs meanwhile |
 //!
 //! Everything that is read is the guest's and may be wrong: loops have bounds, lengths have caps, and a question that
@@ -16,8 +19,12 @@ pub mod layout;
 pub mod memory;
 pub mod paging;
 pub mod space;
+pub mod translator;
 
+mod budget;
+mod files;
 mod path;
+mod tables;
 mod task;
 #[cfg(any(test, feature = "test-utils"))]
 pub(crate) mod view;
@@ -28,15 +35,17 @@ mod world;
 use thiserror::Error;
 use vm_memory::GuestMemoryBackend;
 
+#[cfg(any(test, feature = "test-utils"))]
+pub(crate) use budget::{PER_QUESTION, PER_TICK};
+pub use tables::{MAX_REGIONS, MAX_TABLES};
 pub use vma::MAX_VMAS;
 pub(crate) use world::GuestWorld;
-#[cfg(any(test, feature = "test-utils"))]
-pub(crate) use world::{WORK_PER_QUESTION, WORK_PER_SYNC};
 
 use layout::Layout;
 use memory::Ram;
 use space::{Description, KernelSpace};
 use walker::Walker;
+use world::Remembered;
 
 /// Work to check a description with: a few page walks and a task.
 const WORK_TO_CHECK: u32 = 1_024;
@@ -60,16 +69,20 @@ pub(crate) enum DescriptionError {
 pub(crate) struct Guest {
     space: KernelSpace,
     layout: Layout,
+    remembered: Remembered,
+    keeps_late: bool,
 }
 
 impl Guest {
     /// Checks `description` against `memory`: its tables must map the first byte of the image, and the initial task, when
-    /// there is one (not 0), must be readable through them.
+    /// there is one (not 0), must be readable through them. `keeps_late` says whether samples of a process that is gone are
+    /// resolved by what is remembered of it.
     pub fn new<M: GuestMemoryBackend>(
         memory: &M,
         description: Description,
         layout: Layout,
         init_task: u64,
+        keeps_late: bool,
     ) -> Result<Self, DescriptionError> {
         let Description {
             root,
@@ -82,12 +95,12 @@ impl Guest {
         if user_end == 0 || kernel_start < user_end || kernel_end <= kernel_start {
             return Err(DescriptionError::Range);
         }
+        let mut space = KernelSpace::new(description);
         let mut ram = Ram::new(memory, WORK_TO_CHECK);
         let mapped = paging::translate(&mut ram, levels, root, kernel_start);
         if root & 0xfff != 0 || mapped.is_err() {
             return Err(DescriptionError::Root);
         }
-        let mut space = KernelSpace::new(description);
         if init_task != 0 {
             space.prove_linear(&mut ram, init_task);
             let mut walker = Walker {
@@ -97,6 +110,16 @@ impl Guest {
             };
             task::read(&mut walker, init_task).map_err(|_| DescriptionError::InitTask)?;
         }
-        Ok(Self { space, layout })
+        Ok(Self {
+            space,
+            layout,
+            remembered: Remembered::default(),
+            keeps_late,
+        })
+    }
+
+    /// Another period of [`SYNC_PERIOD`](crate::SYNC_PERIOD) begins.
+    pub fn tick(&mut self) {
+        self.remembered.budget.tick();
     }
 }

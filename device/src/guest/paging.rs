@@ -7,6 +7,12 @@ use super::memory::{MemoryError, Ram};
 
 /// Bits of an address below a 4 KiB page.
 const PAGE_SHIFT: u32 = 12;
+/// Bytes of the smallest page, and of a table.
+pub(super) const PAGE_BYTES: u64 = 1 << PAGE_SHIFT;
+/// Bytes of an entry of a table.
+pub(super) const ENTRY_BYTES: u64 = 8;
+/// Bytes that a table of the last level maps.
+pub(super) const LAST_LEVEL_BYTES: u64 = PAGE_BYTES << INDEX_BITS;
 /// Bits of an address that select an entry of a table.
 const INDEX_BITS: u32 = 9;
 /// Bits 51:12 of an entry or of CR3: the address of a table or page.
@@ -107,10 +113,41 @@ impl Translation {
     }
 }
 
+/// The table that ended a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Table {
+    /// One of the last level, at this GPA: it maps [`LAST_LEVEL_BYTES`].
+    Last(u64),
+    /// One higher up, with an entry that maps a large page.
+    Higher,
+}
+
+/// What a walk found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Walked {
+    pub translation: Translation,
+    pub table: Table,
+}
+
+/// The table that a root or an entry refers to.
+#[inline]
+pub(super) const fn table_of(entry: u64) -> u64 {
+    entry & ADDRESS_MASK
+}
+
+/// Where an entry of the last level leads for `gva`.
+#[inline]
+pub(super) const fn small_page(entry: u64, gva: u64) -> Result<Translation, WalkError> {
+    if entry & PRESENT == 0 {
+        return Err(WalkError::NotPresent(gva));
+    }
+    Ok(Translation {
+        gpa: table_of(entry) | (gva % PAGE_BYTES),
+        page_bytes: PAGE_BYTES,
+    })
+}
+
 /// Translates `gva` by the tables at `root` (a GPA, or a CR3 with its flags).
-///
-/// Reads one entry a level. A table that is among its own ancestors ends the walk: nothing that is looked up here lies
-/// behind a recursive entry.
 ///
 /// # Errors
 /// When there is no translation.
@@ -120,10 +157,23 @@ pub fn translate<M: GuestMemoryBackend>(
     root: u64,
     gva: u64,
 ) -> Result<Translation, WalkError> {
+    Ok(walk(ram, levels, root, gva)?.translation)
+}
+
+/// Walks the tables at `root`, whose flags are ignored.
+///
+/// Reads one entry a level. A table that is among its own ancestors ends the walk: nothing that is looked up here lies
+/// behind a recursive entry.
+pub(super) fn walk<M: GuestMemoryBackend>(
+    ram: &mut Ram<'_, M>,
+    levels: Levels,
+    root: u64,
+    gva: u64,
+) -> Result<Walked, WalkError> {
     if !levels.is_canonical(gva) {
         return Err(WalkError::NotCanonical(gva));
     }
-    let mut table = root & ADDRESS_MASK;
+    let mut table = table_of(root);
     let mut visited = [u64::MAX; MAX_LEVELS];
     for level in (1..=levels.count()).rev() {
         if visited.contains(&table) {
@@ -132,51 +182,33 @@ pub fn translate<M: GuestMemoryBackend>(
         visited[level as usize - 1] = table;
         let shift = PAGE_SHIFT + INDEX_BITS * (level - 1);
         let index = (gva >> shift) & ((1 << INDEX_BITS) - 1);
-        let entry = ram.read_u64(table + index * 8)?;
+        let entry = ram.read_u64(table + index * ENTRY_BYTES)?;
+        if level == 1 {
+            return Ok(Walked {
+                translation: small_page(entry, gva)?,
+                table: Table::Last(table),
+            });
+        }
         if entry & PRESENT == 0 {
             return Err(WalkError::NotPresent(gva));
         }
-        let is_large = level > 1 && entry & PAGE_SIZE != 0;
-        if is_large && level > MAX_PAGE_LEVEL {
-            return Err(WalkError::Reserved(table));
-        }
-        if level == 1 || is_large {
+        if entry & PAGE_SIZE != 0 {
+            if level > MAX_PAGE_LEVEL {
+                return Err(WalkError::Reserved(table));
+            }
             let page_bytes = 1u64 << shift;
             // In an entry of a large page, address bits below the page size are flags.
-            let page = entry & ADDRESS_MASK & !(page_bytes - 1);
-            return Ok(Translation {
-                gpa: page | (gva & (page_bytes - 1)),
-                page_bytes,
+            let page = table_of(entry) & !(page_bytes - 1);
+            let gpa = page | (gva & (page_bytes - 1));
+            return Ok(Walked {
+                translation: Translation { gpa, page_bytes },
+                table: Table::Higher,
             });
         }
-        table = entry & ADDRESS_MASK;
+        table = table_of(entry);
     }
     // Level 1 returns; a walk without levels does not exist.
     Err(WalkError::NotPresent(gva))
-}
-
-/// Copies from `gva` on, page by page.
-///
-/// # Errors
-/// When a page has no translation or is not RAM; `into` has any content then.
-pub fn read<M: GuestMemoryBackend>(
-    ram: &mut Ram<'_, M>,
-    levels: Levels,
-    root: u64,
-    gva: u64,
-    into: &mut [u8],
-) -> Result<(), WalkError> {
-    let (mut gva, mut into) = (gva, into);
-    while !into.is_empty() {
-        let found = translate(ram, levels, root, gva)?;
-        let left = usize::try_from(found.bytes_left()).unwrap_or(usize::MAX);
-        let count = left.min(into.len());
-        let (part, rest) = into.split_at_mut(count);
-        ram.read(found.gpa, part)?;
-        into = rest;
-        gva = gva.wrapping_add(count as u64);
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -253,26 +285,6 @@ mod tests {
         assert!(!walk(&guest, 1 << 40).unwrap_err().is_bad_table());
     }
 
-    #[test]
-    fn a_read_goes_on_in_the_next_page_and_stops_at_one_that_is_missing() {
-        let mut guest = guest(Levels::Four);
-        let (first, second) = (guest.allocate(4096), guest.allocate(4096));
-        guest.map(0x40_0000, second, PageSize::Small);
-        guest.map(0x40_1000, first, PageSize::Small);
-        let memory = guest.memory();
-        memory
-            .write_slice(b"ab", GuestAddress(second + 4094))
-            .unwrap();
-        memory.write_slice(b"cd", GuestAddress(first)).unwrap();
-        let mut ram = Ram::new(&*memory, WORK);
-        let mut bytes = [0; 4];
-        let root = guest.root();
-        read(&mut ram, Levels::Four, root, 0x40_0ffe, &mut bytes).unwrap();
-        assert_eq!(&bytes, b"abcd");
-        let missing = read(&mut ram, Levels::Four, root, 0x40_1ffe, &mut bytes);
-        assert_eq!(missing, Err(WalkError::NotPresent(0x40_2000)));
-    }
-
     fn page_size() -> impl Strategy<Value = PageSize> {
         prop_oneof![
             Just(PageSize::Small),
@@ -319,14 +331,14 @@ mod tests {
                 memory.write_obj(entry.to_le(), GuestAddress(at & !7)).unwrap();
             }
             let levels = if five { Levels::Five } else { Levels::Four };
-            let mut bytes = [0; 64];
             for gva in gvas {
                 let mut ram = Ram::new(&memory, 64);
                 let _ = translate(&mut ram, levels, root & 0x7fff, gva);
                 // Fewer reads than levels allow; none is over budget.
                 prop_assert!(ram.work_left() >= 64 - 5);
-                let gva = (gva.cast_signed() >> 16).cast_unsigned();
-                let _ = read(&mut ram, levels, root & 0x7fff, gva, &mut bytes);
+                let canonical = (gva.cast_signed() >> 16).cast_unsigned();
+                let _ = translate(&mut ram, levels, root & 0x7fff, canonical);
+                prop_assert!(ram.work_left() >= 64 - 10);
             }
         }
     }

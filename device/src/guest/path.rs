@@ -3,7 +3,7 @@
 use vm_memory::GuestMemoryBackend;
 
 use super::layout::MountLayout;
-use super::walker::{Stop, Walker};
+use super::walker::{Copied, Stop, Walker};
 use crate::cookies::FileKey;
 use crate::fault::Fault;
 
@@ -43,7 +43,8 @@ impl Dentry {
     /// Copies the entry at `pointer` and its name.
     fn read<M: GuestMemoryBackend>(walker: &mut Walker<'_, M>, pointer: u64) -> Result<Self, Stop> {
         let layout = walker.layout.dentry;
-        let copied = walker.window(pointer, layout.window, Fault::BadPath)?;
+        let mut copied = Copied::EMPTY;
+        walker.window(pointer, layout.window, Fault::BadPath, &mut copied)?;
         let sequence = layout.sequence.map(|offset| copied.u32(offset));
         if sequence.is_some_and(|sequence| sequence % 2 != 0) {
             return Err(Stop::Changed);
@@ -307,6 +308,115 @@ pub(super) fn read_file<M: GuestMemoryBackend>(
         return Err(Stop::Changed);
     }
     Ok(FileFacts { key, deleted })
+}
+
+/// What tells whether a file is still the one it was, without its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    mount: u64,
+    dentry: u64,
+    parent: u64,
+    name: u64,
+    name_length: u32,
+    is_unlinked: bool,
+    sequence: u32,
+    inode: u64,
+    number: u64,
+    generation: u32,
+}
+
+impl Identity {
+    /// Whether `file` is still what this was read of. Every read is of a place that is known beforehand, so that a processor makes
+    /// them at once, where [`identity`] has to follow one pointer after the other.
+    pub fn is_of<M: GuestMemoryBackend>(
+        &self,
+        walker: &mut Walker<'_, M>,
+        file: u64,
+    ) -> Result<bool, Stop> {
+        let layout = walker.layout.file;
+        if walker.u64(file, layout.dentry, Fault::BadPath)? != self.dentry
+            || mount_of(walker, file, walker.layout.mount)? != self.mount
+        {
+            return Ok(false);
+        }
+        if let Some(offset) = layout.inode
+            && walker.u64(file, offset, Fault::BadPath)? != self.inode
+        {
+            return Ok(false);
+        }
+        let layout = walker.layout.inode;
+        if self.inode != 0 {
+            if let Some(offset) = layout.number
+                && walker.u64(self.inode, offset, Fault::BadPath)? != self.number
+            {
+                return Ok(false);
+            }
+            if let Some(offset) = layout.generation
+                && walker.u32(self.inode, offset, Fault::BadPath)? != self.generation
+            {
+                return Ok(false);
+            }
+        }
+        self.has_dentry(walker)
+    }
+
+    fn has_dentry<M: GuestMemoryBackend>(&self, walker: &mut Walker<'_, M>) -> Result<bool, Stop> {
+        let mut copied = Copied::EMPTY;
+        let window = walker.layout.dentry.window;
+        walker.window(self.dentry, window, Fault::BadPath, &mut copied)?;
+        let layout = &walker.layout.dentry;
+        let unlinked = |offset| copied.u64(offset) == 0;
+        let same_inode = walker.layout.file.inode.is_some()
+            || layout.inode.map_or(0, |offset| copied.u64(offset)) == self.inode;
+        Ok(same_inode
+            && copied.u64(layout.parent) == self.parent
+            && copied.u64(layout.name) == self.name
+            && copied.u32(layout.name_length) == self.name_length
+            && layout.hash_link.is_some_and(unlinked) == self.is_unlinked
+            && layout.sequence.map_or(0, |offset| copied.u32(offset)) == self.sequence)
+    }
+}
+
+/// Reads what `file` is, as far as that takes few reads.
+pub(super) fn identity<M: GuestMemoryBackend>(
+    walker: &mut Walker<'_, M>,
+    file: u64,
+) -> Result<Identity, Stop> {
+    let layout = walker.layout;
+    let dentry = walker.u64(file, layout.file.dentry, Fault::BadPath)?;
+    let mut copied = Copied::EMPTY;
+    walker.window(dentry, layout.dentry.window, Fault::BadPath, &mut copied)?;
+    let inode = match layout.file.inode {
+        Some(offset) => walker.u64(file, offset, Fault::BadPath)?,
+        None => layout.dentry.inode.map_or(0, |offset| copied.u64(offset)),
+    };
+    let mut identity = Identity {
+        mount: mount_of(walker, file, layout.mount)?,
+        dentry,
+        parent: copied.u64(layout.dentry.parent),
+        name: copied.u64(layout.dentry.name),
+        name_length: copied.u32(layout.dentry.name_length),
+        is_unlinked: layout
+            .dentry
+            .hash_link
+            .is_some_and(|offset| copied.u64(offset) == 0),
+        sequence: layout
+            .dentry
+            .sequence
+            .map_or(0, |offset| copied.u32(offset)),
+        inode,
+        number: 0,
+        generation: 0,
+    };
+    if inode != 0 {
+        if let Some(offset) = layout.inode.number {
+            identity.number = walker.u64(inode, offset, Fault::BadPath)?;
+        }
+        if let Some(offset) = layout.inode.generation {
+            identity.generation = walker.u32(inode, offset, Fault::BadPath)?;
+        }
+    }
+    Ok(identity)
 }
 
 #[cfg(test)]

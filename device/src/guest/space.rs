@@ -4,18 +4,14 @@ use thiserror::Error;
 use vm_memory::GuestMemoryBackend;
 
 use super::memory::{MemoryError, Ram};
-use super::paging::{self, Levels, WalkError};
-
-/// Pages that the software TLB remembers, a power of two: kernel objects of one sync that lie outside the linear map.
-const TLB_ENTRIES: usize = 64;
+use super::paging::{Levels, PAGE_BYTES, WalkError};
+use super::translator::Translator;
 
 /// How often a linear map is looked for before every pointer is walked: each try costs a few walks.
 const MAX_PROOFS: u32 = 16;
 
 /// Alignment of a linear map that is derived and not told: Linux aligns it to 1 GiB also with KASLR.
 const DERIVED_ALIGNMENT: u64 = 1 << 30;
-
-const PAGE_BYTES: u64 = 4096;
 
 /// What the driver tells of the kernel's address space; checked before it is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,31 +73,22 @@ enum Linear {
     Proven { base: u64, bytes: u64 },
 }
 
-#[derive(Clone, Copy, Debug)]
-struct TlbEntry {
-    /// GVA of the page; 1 (never a page's) when empty.
-    page: u64,
-    gpa: u64,
-}
-
 /// Translates kernel pointers: by subtraction within the proven linear map, by page walk elsewhere.
 #[derive(Clone, Debug)]
 pub struct KernelSpace {
     description: Description,
     linear: Linear,
-    tlb: [TlbEntry; TLB_ENTRIES],
+    translator: Translator,
 }
-
-const EMPTY: TlbEntry = TlbEntry { page: 1, gpa: 0 };
 
 impl KernelSpace {
     /// A space whose linear map is still to be proven.
     #[must_use]
-    pub const fn new(description: Description) -> Self {
+    pub fn new(description: Description) -> Self {
         Self {
             description,
             linear: Linear::Unproven(MAX_PROOFS),
-            tlb: [EMPTY; TLB_ENTRIES],
+            translator: Translator::new(description.levels),
         }
     }
 
@@ -112,8 +99,8 @@ impl KernelSpace {
     }
 
     /// Forgets translations, for the kernel may change its tables between syncs. The linear map never changes.
-    pub const fn flush(&mut self) {
-        self.tlb = [EMPTY; TLB_ENTRIES];
+    pub fn flush(&mut self) {
+        self.translator.flush();
     }
 
     /// Base of the linear map once it is proven.
@@ -126,12 +113,12 @@ impl KernelSpace {
     }
 
     fn walk<M: GuestMemoryBackend>(
-        &self,
+        &mut self,
         ram: &mut Ram<'_, M>,
         gva: u64,
     ) -> Result<u64, WalkError> {
-        let Description { levels, root, .. } = self.description;
-        Ok(paging::translate(ram, levels, root, gva)?.gpa)
+        let root = self.description.root;
+        Ok(self.translator.translate(ram, root, gva)?.gpa)
     }
 
     /// Tries to prove the linear map with `pointer`, a kernel object's, in case it lies in it.
@@ -180,16 +167,8 @@ impl KernelSpace {
                 return Ok((gpa, bytes - gpa));
             }
         }
-        let offset = gva & (PAGE_BYTES - 1);
-        let page = gva - offset;
-        let slot = usize::try_from(gva / PAGE_BYTES % TLB_ENTRIES as u64).unwrap_or(0);
-        let mut entry = self.tlb[slot];
-        if entry.page != page {
-            let gpa = self.walk(ram, page)?;
-            entry = TlbEntry { page, gpa };
-            self.tlb[slot] = entry;
-        }
-        Ok((entry.gpa + offset, PAGE_BYTES - offset))
+        let found = self.translator.translate(ram, self.description.root, gva)?;
+        Ok((found.gpa, found.bytes_left()))
     }
 
     /// Copies from kernel address `gva` on.
@@ -237,8 +216,12 @@ impl KernelSpace {
         object: u64,
         offset: u32,
     ) -> Result<u64, ObjectError> {
+        let (gva, place) = self.field::<M, 8>(ram, object, offset)?;
+        if let Some(gpa) = place {
+            return Ok(ram.read_u64(gpa)?);
+        }
         let mut bytes = [0; 8];
-        self.read_field(ram, object, offset, &mut bytes)?;
+        self.read(ram, gva, &mut bytes)?;
         Ok(u64::from_le_bytes(bytes))
     }
 
@@ -253,26 +236,37 @@ impl KernelSpace {
         object: u64,
         offset: u32,
     ) -> Result<u32, ObjectError> {
+        let (gva, place) = self.field::<M, 4>(ram, object, offset)?;
+        if let Some(gpa) = place {
+            return Ok(ram.read_u32(gpa)?);
+        }
         let mut bytes = [0; 4];
-        self.read_field(ram, object, offset, &mut bytes)?;
+        self.read(ram, gva, &mut bytes)?;
         Ok(u32::from_le_bytes(bytes))
     }
 
+    /// GVA of a field of `BYTES` bytes, and its GPA if it lies in one piece.
     #[inline]
-    fn read_field<M: GuestMemoryBackend>(
+    fn field<M: GuestMemoryBackend, const BYTES: u64>(
         &mut self,
         ram: &mut Ram<'_, M>,
         object: u64,
         offset: u32,
-        into: &mut [u8],
-    ) -> Result<(), ObjectError> {
+    ) -> Result<(u64, Option<u64>), ObjectError> {
         let gva = object
             .checked_add(u64::from(offset))
+            .filter(|gva| gva.checked_add(BYTES).is_some())
             .ok_or(ObjectError::NotKernel(object))?;
         if object < self.description.user_end {
             return Err(ObjectError::NotKernel(object));
         }
-        self.read(ram, gva, into)
+        let (gpa, together) = self
+            .translate(ram, gva)
+            .map_err(|source| ObjectError::Walk {
+                pointer: object,
+                source,
+            })?;
+        Ok((gva, (together >= BYTES).then_some(gpa)))
     }
 }
 
@@ -375,7 +369,8 @@ mod tests {
         assert_eq!(ram.work_left(), left - 2);
         space.flush();
         assert_eq!(space.read_u64(&mut ram, vmalloc, 12), Ok(word));
-        assert_eq!(ram.work_left(), left - 2 - 2 - 8);
+        // Four levels, and one entry more: the second page's table is the first one's.
+        assert_eq!(ram.work_left(), left - 2 - 2 - 5);
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl GuestView {
         };
         let memory = guest.memory();
         Self {
-            guest: Guest::new(&*memory, description, layout, guest.init_task()).unwrap(),
+            guest: Guest::new(&*memory, description, layout, guest.init_task(), false).unwrap(),
             memory,
             cookies: Cookies::default(),
             faults: FaultLog::default(),
@@ -69,10 +69,17 @@ impl GuestView {
             cookies,
             faults,
         } = self;
+        // As if a period lay between two syncs.
+        guest.tick();
         ViewWorld {
-            world: GuestWorld::new(guest, &**memory, cookies, faults),
+            world: GuestWorld::new(guest, &**memory, cookies, faults, 0),
             spaces: Vec::new(),
         }
+    }
+
+    /// Lets time pass: work may be done again.
+    pub fn tick(&mut self) {
+        self.guest.tick();
     }
 
     /// What a cookie stands for.
@@ -128,6 +135,14 @@ impl GuestView {
 pub struct ViewWorld<'a> {
     world: GuestWorld<'a, GuestMemoryMmap>,
     spaces: Vec<world::Mm>,
+}
+
+impl ViewWorld<'_> {
+    /// What a cookie stands for.
+    #[must_use]
+    pub fn cookie(&self, cookie: u64) -> Option<CookieTarget> {
+        self.world.cookie_target(cookie)
+    }
 }
 
 impl World for ViewWorld<'_> {

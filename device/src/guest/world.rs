@@ -1,151 +1,198 @@
-//! The guest's world as the sync pipeline asks for it, read from live RAM.
+//! The guest's world as the sync pipeline asks for it: from what the host remembers, and from live RAM.
 
 use vm_memory::GuestMemoryBackend;
 
+use super::budget::Budget;
+use super::files::Files;
 use super::memory::Ram;
-use super::vma::{self, Vma};
+use super::tables::{Key, Place, Program, Progress, Region, Tables};
+use super::task::TaskKind;
+use super::vma::{self, Found, Vma};
 use super::walker::{Stop, Walker};
-use super::{Guest, path, task};
+use super::{Guest, task};
 use crate::cookies::{Cookies, OVERFLOW_COOKIE};
 use crate::event_buffer::record::NO_COOKIE;
 use crate::fault::{Fault, FaultLog};
 use crate::sync::{Lookup, Task, World};
 
+use std::ops::ControlFlow;
+
 /// How often a look-up is tried while the guest changes what is read. Measured on Linux 6.1 under heavy mmap
 /// churn, fewer than 1 in 100 need a second try.
 const MAX_TRIES: u32 = 8;
 
-/// Work for one question of the pipeline: the longest list of VMAs, each read once in a space that is walked without
-/// large pages, and a path.
-pub(crate) const WORK_PER_QUESTION: u32 = 512 * 1024;
+/// How often what looks wrong is read again: a change may look wrong for a moment, while a cycle costs its whole bound each time.
+const MAX_TRIES_OF_WRONG: u32 = 3;
 
-/// Work for one sync, a fraction of a second: so long at most may a guest hold the device's lock, and with it a
-/// vCPU that rang its doorbell, with structures made for it.
-pub(crate) const WORK_PER_SYNC: u32 = 4 * 1024 * 1024;
+/// Work to read a task with: a few fields, walked to without large pages, tried a few times.
+const WORK_PER_TASK: u32 = 512;
 
-/// VMAs and files that a sync remembers: program and libraries of a few processes.
-const CACHED: usize = 16;
+/// How often the table of an address space is made before its mappings are only taken over one by one.
+const MAX_BUILDS: u8 = 3;
+
+/// Work that making a table takes for each VMA, at most, besides reading new files.
+const WORK_PER_VMA: u32 = 2;
 
 /// An address space. Two tasks with the same one and the same process id share it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mm {
-    pointer: u64,
-    tgid: u32,
-}
-
-/// A VMA that was found in this sync, with what it stands for.
 #[derive(Clone, Copy, Debug)]
-struct CachedVma {
-    mm: Mm,
-    sequence: Option<u64>,
-    vma: Vma,
-    cookie: u64,
+pub(crate) struct Mm {
+    key: Key,
+    place: Place,
+    state: State,
 }
 
-impl CachedVma {
-    const fn lookup(&self, address: u64, page_shift: u32) -> Lookup {
-        let cookie = self.cookie;
-        if self.vma.file == 0 {
-            let offset = address;
-            return Lookup::Anonymous { cookie, offset };
-        }
-        let offset = self.vma.file_offset(address, page_shift);
-        Lookup::File { cookie, offset }
+/// What there is of an address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Its task has it.
+    Present,
+    /// The process has given it up: there is no more of it than what is remembered.
+    Late,
+    /// Its task has not been read: there was no work left for that.
+    Throttled,
+}
+
+impl Mm {
+    /// The address space of a task that has not been read.
+    const THROTTLED: Self = Self {
+        key: Key { space: 0, tgid: 0 },
+        place: Place::NOWHERE,
+        state: State::Throttled,
+    };
+}
+
+impl PartialEq for Mm {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
     }
 }
 
-/// The last few entries, the oldest replaced first. It lives for one sync: a guest that follows the doorbell's rules changes
-/// nothing meanwhile that the samples of this sync need, and each use is checked besides.
-#[derive(Debug)]
-struct Recent<T> {
-    entries: [Option<T>; CACHED],
-    next: usize,
+/// What a question of the pipeline comes to.
+enum Answer<T> {
+    Found(T),
+    Raced,
+    Throttled,
 }
 
-impl<T: Copy> Recent<T> {
-    const fn new() -> Self {
-        Self {
-            entries: [None; CACHED],
-            next: 0,
-        }
-    }
-
-    fn find(&self, matches: impl Fn(&T) -> bool) -> Option<(usize, T)> {
-        let mut entries = self.entries.iter().enumerate();
-        entries.find_map(|(index, entry)| entry.filter(&matches).map(|found| (index, found)))
-    }
-
-    fn forget(&mut self, index: usize) {
-        self.entries[index] = None;
-    }
-
-    fn insert(&mut self, entry: T) {
-        self.entries[self.next] = Some(entry);
-        self.next = (self.next + 1) % CACHED;
-    }
+/// What outlives a sync.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    pub tables: Tables,
+    pub files: Files,
+    pub budget: Budget,
+    /// VMAs on their way into a table.
+    scratch: Vec<Found>,
 }
 
 /// Guest RAM for the time of one sync.
+///
+/// What is remembered of mappings is compared with the guest once in this time, before it is used: the samples of a sync were taken before it
+/// began, so what held at any time of it is as good.
 #[derive(Debug)]
-pub(crate) struct GuestWorld<'a, M> {
+pub(crate) struct GuestWorld<'a, M: GuestMemoryBackend> {
     walker: Walker<'a, M>,
+    memory: &'a mut Remembered,
     cookies: &'a mut Cookies,
     faults: &'a FaultLog,
     user_end: u64,
+    keeps_late: bool,
     /// The task that the pipeline asked for last: whose samples follow.
     task: u64,
-    vmas: Recent<CachedVma>,
-    /// File pointer and cookie.
-    files: Recent<(u64, u64)>,
-    work_left: u32,
+    /// Number of this sync.
+    sync: u32,
+    /// Samples that have not been paid into the budget yet.
+    samples: u32,
 }
 
 impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
+    /// A world for one sync; there have been `full_syncs` in which every vCPU took part.
     pub fn new(
         guest: &'a mut Guest,
         memory: &'a M,
         cookies: &'a mut Cookies,
         faults: &'a FaultLog,
+        full_syncs: u64,
     ) -> Self {
         guest.space.flush();
-        let user_end = guest.space.description().user_end;
+        guest.remembered.tables.begin(full_syncs);
         Self {
+            user_end: guest.space.description().user_end,
+            keeps_late: guest.keeps_late,
+            sync: guest.remembered.tables.sync(),
             walker: Walker {
                 ram: Ram::new(memory, 0),
                 space: &mut guest.space,
                 layout: guest.layout,
             },
+            memory: &mut guest.remembered,
             cookies,
             faults,
-            user_end,
             task: 0,
-            vmas: Recent::new(),
-            files: Recent::new(),
-            work_left: WORK_PER_SYNC,
+            samples: 0,
         }
     }
 
-    /// Asks until the guest holds still, within the work for one question. `None` when it does not; what is wrong is
-    /// counted, once.
-    fn ask<T>(&mut self, mut question: impl FnMut(&mut Self) -> Result<T, Stop>) -> Option<T> {
-        let work = self.work_left.min(WORK_PER_QUESTION);
+    /// What a cookie stands for.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(super) fn cookie_target(&self, cookie: u64) -> Option<crate::CookieTarget> {
+        self.cookies.target(cookie)
+    }
+
+    /// Mappings of the address space at `space` are about to go.
+    pub fn space_changes(&mut self, space: u64) {
+        self.memory.tables.changes(space);
+    }
+
+    /// A task is about to give up the address space at `space`.
+    pub fn space_released(&mut self, space: u64) {
+        self.memory.tables.released(space);
+    }
+
+    /// Asks until the guest holds still, within what the budget grants. What is wrong is counted, once.
+    fn ask<T>(&mut self, question: impl FnMut(&mut Self) -> Result<T, Stop>) -> Answer<T> {
+        self.memory.budget.earn(std::mem::take(&mut self.samples));
+        match self.memory.budget.question() {
+            Some(work) => self.ask_within(work, question),
+            None => Answer::Throttled,
+        }
+    }
+
+    fn ask_within<T>(
+        &mut self,
+        work: u32,
+        mut question: impl FnMut(&mut Self) -> Result<T, Stop>,
+    ) -> Answer<T> {
         self.walker.ram.set_work(work);
-        let mut stop = Stop::Changed;
-        let mut answer = None;
+        let mut answer = Answer::Raced;
+        let mut wrong = None;
+        let mut wrongs = 0;
         for _ in 0..MAX_TRIES {
             match question(self) {
                 Ok(found) => {
-                    answer = Some(found);
+                    answer = Answer::Found(found);
+                    wrong = None;
                     break;
                 }
-                Err(again) => stop = again,
-            }
-            if let Stop::Bad(Fault::OverBudget, _) = stop {
-                break;
+                Err(Stop::Changed) => wrong = None,
+                Err(Stop::Gone) => {
+                    wrong = None;
+                    break;
+                }
+                Err(Stop::Bad(fault, pointer)) => {
+                    wrong = Some((fault, pointer));
+                    wrongs += 1;
+                    if fault == Fault::OverBudget {
+                        answer = Answer::Throttled;
+                        break;
+                    }
+                    if wrongs == MAX_TRIES_OF_WRONG {
+                        break;
+                    }
+                }
             }
         }
-        self.work_left -= work - self.walker.ram.work_left();
-        if let (None, Stop::Bad(fault, pointer)) = (&answer, stop) {
+        self.memory.budget.spend(work - self.walker.ram.work_left());
+        if let Some((fault, pointer)) = wrong {
             let task = self.task;
             self.faults
                 .count(fault, || format!("at {pointer:#x}, task {task:#x}"));
@@ -153,19 +200,230 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         answer
     }
 
-    /// The cookie of the file at `pointer`.
-    fn file_cookie(&mut self, pointer: u64) -> Result<u64, Stop> {
-        if let Some((_, (_, cookie))) = self.files.find(|&(file, _)| file == pointer) {
-            return Ok(cookie);
+    /// What is remembered and known to hold in this sync.
+    #[inline]
+    fn known(&self, mm: Mm, address: u64) -> Option<Lookup> {
+        let table = &self.memory.tables.entry(mm.place)?.table;
+        let region = table.region(table.find(address)?)?;
+        (region.checked == self.sync).then(|| region.lookup(address))
+    }
+
+    /// Looks into the guest.
+    #[cold]
+    fn look_up(&mut self, mm: Mm, address: u64) -> Lookup {
+        if address >= self.user_end {
+            return Lookup::Unmapped;
         }
-        let facts = path::read_file(&mut self.walker, pointer)?;
-        let cookie = self.cookies.file(facts.key, facts.deleted);
+        match mm.state {
+            State::Present => {}
+            State::Late => return self.look_back(mm, address),
+            State::Throttled => return Lookup::Throttled,
+        }
+        match self.ask(|world| world.resolve(mm, address)) {
+            Answer::Found(lookup) => lookup,
+            Answer::Raced => Lookup::Raced,
+            Answer::Throttled => Lookup::Throttled,
+        }
+    }
+
+    /// Answers by what is remembered of a process that is gone.
+    fn look_back(&mut self, mm: Mm, address: u64) -> Lookup {
+        let entry = self.memory.tables.entry(mm.place);
+        let Some((index, origin)) = entry.and_then(|entry| {
+            let index = entry.table.find(address)?;
+            Some((index, entry.table.origin(index)?))
+        }) else {
+            return Lookup::Unmapped;
+        };
+        let anonymous = (origin.vma.file == 0).then(|| self.anonymous_cookie(mm, &origin.vma));
+        let sync = self.sync;
+        let region = self.memory.tables.change(mm.place, |table| {
+            let region = table.region_mut(index)?;
+            region.cookie = anonymous.unwrap_or(region.cookie);
+            region.checked = sync;
+            Some(*region)
+        });
+        region
+            .flatten()
+            .map_or(Lookup::Unmapped, |region| region.lookup(address))
+    }
+
+    fn resolve(&mut self, mm: Mm, address: u64) -> Result<Lookup, Stop> {
+        if let Some(lookup) = self.confirm(mm, address)? {
+            return Ok(lookup);
+        }
+        if self.build(mm)?
+            && let Some(lookup) = self.confirm(mm, address)?
+        {
+            return Ok(lookup);
+        }
+        self.search(mm, address)
+    }
+
+    /// Compares what is remembered with the guest. `None` when it does not hold any more, or nothing is remembered.
+    fn confirm(&mut self, mm: Mm, address: u64) -> Result<Option<Lookup>, Stop> {
+        let table = self.memory.tables.entry(mm.place).map(|entry| &entry.table);
+        let Some((index, origin)) = table.and_then(|table| {
+            let index = table.find(address)?;
+            Some((index, table.origin(index)?))
+        }) else {
+            return Ok(None);
+        };
+        let known = match origin.vma.file {
+            0 => Some(self.anonymous_cookie(mm, &origin.vma)),
+            file => {
+                let files = &mut self.memory.files;
+                match files.known(&mut self.walker, self.sync, file) {
+                    // The memory of a file that is gone may be anything.
+                    Err(Stop::Bad(Fault::BadPath, _)) => None,
+                    known => known?,
+                }
+            }
+        };
+        // Behind the look at the file: while the mapping is there, so is its file.
+        if !vma::is_still_there(&mut self.walker, mm.key.space, &origin)? {
+            return Ok(None);
+        }
+        let cookie = match known {
+            Some(known) => known,
+            None => {
+                let read = self.cookie(mm, &origin.vma)?;
+                if !vma::is_still_there(&mut self.walker, mm.key.space, &origin)? {
+                    return Ok(None);
+                }
+                read
+            }
+        };
+        self.check_task(mm)?;
+        let sync = self.sync;
+        let region = self.memory.tables.change(mm.place, |table| {
+            let region = table.region_mut(index)?;
+            region.cookie = cookie;
+            region.checked = sync;
+            Some(*region)
+        });
+        Ok(region.flatten().map(|region| region.lookup(address)))
+    }
+
+    /// Walks to the VMA of `address`: copy, look up, check that nothing changed.
+    fn search(&mut self, mm: Mm, address: u64) -> Result<Lookup, Stop> {
+        let sequence = self.settled_sequence(mm)?;
+        let place = vma::find(&mut self.walker, mm.key.space, address)?;
+        let found = place.found(address);
+        let cookie = match &found {
+            Some(found) => self.cookie(mm, &found.vma)?,
+            None => NO_COOKIE,
+        };
+        place.check(&mut self.walker, mm.key.space)?;
+        if sequence != vma::sequence(&mut self.walker, mm.key.space)? {
+            return Err(Stop::Changed);
+        }
+        self.check_task(mm)?;
+        let Some(found) = found else {
+            self.memory.tables.change(mm.place, |table| {
+                if let Some(gone) = table.find(address) {
+                    table.remove(gone);
+                }
+            });
+            return Ok(Lookup::Unmapped);
+        };
+        let region = self.region(&found.vma, cookie, self.sync);
+        self.remember(mm, found, region);
+        Ok(region.lookup(address))
+    }
+
+    /// Takes over every executable mapping when an address space is seen for the first time, so that samples that come when
+    /// it is gone can still be resolved. Whether there is more now than before.
+    fn build(&mut self, mm: Mm) -> Result<bool, Stop> {
+        let Some(entry) = self.memory.tables.entry_mut(mm.place) else {
+            return Ok(false);
+        };
+        let Progress::Tried(tries @ 0..MAX_BUILDS) = entry.progress else {
+            return Ok(false);
+        };
+        entry.progress = Progress::Tried(tries + 1);
+        if let Some(offset) = self.walker.layout.mm.vma_count {
+            let count = self.walker.u32(mm.key.space, offset, Fault::BadMapping)?;
+            let work = count.saturating_mul(WORK_PER_VMA);
+            if work > self.walker.ram.work_left() {
+                return Ok(false);
+            }
+        }
+        let mut found = std::mem::take(&mut self.memory.scratch);
+        found.clear();
+        let executable = self.walker.layout.vma.executable;
+        let walked = vma::walk(&mut self.walker, mm.key.space, &mut |next| {
+            if executable == 0 || next.vma.flags & executable != 0 {
+                found.push(next);
+            }
+            ControlFlow::Continue(())
+        });
+        if walked.is_ok() {
+            for &next in &found {
+                // Memory without a file gets its cookie when a sample is in it. A file that cannot be read is no reason to do
+                // without the others.
+                let cookie = match next.vma.file {
+                    0 => Ok(NO_COOKIE),
+                    file => self.file_cookie(file),
+                };
+                if let Ok(cookie) = cookie {
+                    let region = self.region(&next.vma, cookie, 0);
+                    self.remember(mm, next, region);
+                }
+            }
+            if let Some(entry) = self.memory.tables.entry_mut(mm.place) {
+                entry.progress = Progress::Done;
+            }
+        }
+        self.memory.scratch = found;
+        walked.map(|_| true)
+    }
+
+    fn region(&self, vma: &Vma, cookie: u64, checked: u32) -> Region {
+        let is_file = vma.file != 0;
+        let offset = vma.file_offset(vma.start, self.walker.layout.vma.page_shift);
+        Region {
+            end: vma.end.min(self.user_end),
+            shift: if is_file {
+                offset.wrapping_sub(vma.start)
+            } else {
+                0
+            },
+            cookie,
+            checked,
+            is_file,
+        }
+    }
+
+    fn remember(&mut self, mm: Mm, found: Found, region: Region) {
+        let tables = &mut self.memory.tables;
+        if found.vma.start < region.end && tables.has_room(1) {
+            tables.change(mm.place, |table| table.insert(found, region));
+        }
+    }
+
+    /// The cookie of what a VMA maps.
+    fn cookie(&mut self, mm: Mm, vma: &Vma) -> Result<u64, Stop> {
+        match vma.file {
+            0 => Ok(self.anonymous_cookie(mm, vma)),
+            file => self.file_cookie(file),
+        }
+    }
+
+    fn anonymous_cookie(&mut self, mm: Mm, vma: &Vma) -> u64 {
+        let cookie = self.cookies.anonymous(mm.key.tgid, vma.start, vma.end);
         self.count_overflow(cookie);
-        self.files.insert((pointer, cookie));
+        cookie
+    }
+
+    fn file_cookie(&mut self, file: u64) -> Result<u64, Stop> {
+        let files = &mut self.memory.files;
+        let cookie = files.cookie(&mut self.walker, self.cookies, self.sync, file)?;
+        self.count_overflow(cookie);
         Ok(cookie)
     }
 
-    fn count_overflow(&mut self, cookie: u64) {
+    fn count_overflow(&self, cookie: u64) {
         if cookie == OVERFLOW_COOKIE {
             self.faults.count(Fault::TooManyCookies, String::new);
         }
@@ -173,72 +431,35 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
 
     /// The sequence number of `mm` when no change is under way.
     fn settled_sequence(&mut self, mm: Mm) -> Result<Option<u64>, Stop> {
-        let sequence = vma::sequence(&mut self.walker, mm.pointer)?;
+        let sequence = vma::sequence(&mut self.walker, mm.key.space)?;
         match sequence {
             Some(odd) if odd % 2 != 0 => Err(Stop::Changed),
             settled => Ok(settled),
         }
     }
 
-    /// Whether the task still has `mm`, and `mm` its sequence number.
-    fn check(&mut self, mm: Mm, sequence: Option<u64>) -> Result<(), Stop> {
-        if sequence != vma::sequence(&mut self.walker, mm.pointer)?
-            || task::mm(&mut self.walker, self.task)? != mm.pointer
-        {
-            return Err(Stop::Changed);
+    /// Whether the task still has `mm`: exit and exec take it away before they tear it down.
+    fn check_task(&mut self, mm: Mm) -> Result<(), Stop> {
+        if task::mm(&mut self.walker, self.task)? != mm.key.space {
+            return Err(Stop::Gone);
         }
         Ok(())
     }
 
-    /// Looks among the VMAs that this sync has found already, each still as it was.
-    fn find_cached(&mut self, mm: Mm, address: u64) -> Option<Lookup> {
-        let matches = |entry: &CachedVma| entry.mm == mm && entry.vma.contains(address);
-        let (index, entry) = self.vmas.find(matches)?;
-        let mut check = || {
-            // With a sequence number that alone tells; without one, the VMA itself does.
-            if entry.sequence.is_none() {
-                entry.vma.check(&mut self.walker, mm.pointer)?;
-            }
-            self.check(mm, entry.sequence)
-        };
-        match check() {
-            Ok(()) => Some(entry.lookup(address, self.walker.layout.vma.page_shift)),
-            Err(_) => {
-                self.vmas.forget(index);
-                None
-            }
-        }
-    }
-
-    /// Walks to the VMA of `address`: copy, look up, check that nothing changed.
-    fn find(&mut self, mm: Mm, address: u64) -> Result<Lookup, Stop> {
-        if let Some(known) = self.find_cached(mm, address) {
-            return Ok(known);
-        }
-        let sequence = self.settled_sequence(mm)?;
-        let place = vma::find(&mut self.walker, mm.pointer, address)?;
-        let Some(vma) = place.vma(address) else {
-            place.check(&mut self.walker, mm.pointer)?;
-            self.check(mm, sequence)?;
-            return Ok(Lookup::Unmapped);
-        };
-        let cookie = match vma.file {
-            0 => self.cookies.anonymous(mm.tgid, vma.start, vma.end),
+    fn read_program(&mut self, mm: Mm, offset: u32) -> Result<Program, Stop> {
+        let space = mm.key.space;
+        let file = self.walker.u64(space, offset, Fault::BadMapping)?;
+        let cookie = match file {
+            0 => NO_COOKIE,
             file => self.file_cookie(file)?,
         };
-        place.check(&mut self.walker, mm.pointer)?;
-        self.check(mm, sequence)?;
-        if vma.file == 0 {
-            self.count_overflow(cookie);
+        if self.walker.u64(space, offset, Fault::BadMapping)? != file {
+            return Err(Stop::Changed);
         }
-        let found = CachedVma {
-            mm,
-            sequence,
-            vma,
+        Ok(Program {
             cookie,
-        };
-        self.vmas.insert(found);
-        Ok(found.lookup(address, self.walker.layout.vma.page_shift))
+            checked: self.sync,
+        })
     }
 }
 
@@ -247,48 +468,85 @@ impl<M: GuestMemoryBackend> World for GuestWorld<'_, M> {
 
     fn task(&mut self, pointer: u64) -> Option<Task<Mm>> {
         self.task = pointer;
-        let fields = self.ask(|world| {
+        self.memory.budget.earn(std::mem::take(&mut self.samples));
+        let Some(work) = self.memory.budget.grant(WORK_PER_TASK) else {
+            return Some(Task {
+                pid: 0,
+                tgid: 0,
+                mm: Some(Mm::THROTTLED),
+            });
+        };
+        let read = self.ask_within(work, |world| {
             world
                 .walker
                 .space
                 .prove_linear(&mut world.walker.ram, pointer);
             task::read(&mut world.walker, pointer)
-        })?;
-        let mm = Mm {
-            pointer: fields.own_mm(),
-            tgid: fields.tgid,
+        });
+        let Answer::Found(fields) = read else {
+            return None;
+        };
+        let tables = &mut self.memory.tables;
+        let mm = match fields.own_mm() {
+            0 if self.keeps_late && fields.kind != TaskKind::KernelThread => {
+                tables.late(fields.tgid).map(|(place, key)| Mm {
+                    key,
+                    place,
+                    state: State::Late,
+                })
+            }
+            0 => None,
+            space => {
+                let key = Key {
+                    space,
+                    tgid: fields.tgid,
+                };
+                Some(Mm {
+                    key,
+                    place: tables.enter(key),
+                    state: State::Present,
+                })
+            }
         };
         Some(Task {
             pid: fields.pid,
             tgid: fields.tgid,
-            mm: (fields.own_mm() != 0).then_some(mm),
+            mm,
         })
     }
 
     fn exe_cookie(&mut self, mm: Mm) -> u64 {
-        let Some(offset) = self.walker.layout.mm.exe_file else {
+        let known = self.memory.tables.entry(mm.place);
+        let program = known.and_then(|entry| entry.program);
+        if let Some(program) = program
+            && (program.checked == self.sync || mm.state == State::Late)
+        {
+            return program.cookie;
+        }
+        let Some(offset) = self
+            .walker
+            .layout
+            .mm
+            .exe_file
+            .filter(|_| mm.state == State::Present)
+        else {
             return NO_COOKIE;
         };
-        let cookie = self.ask(|world| {
-            let file = world.walker.u64(mm.pointer, offset, Fault::BadMapping)?;
-            if file == 0 {
-                return Ok(NO_COOKIE);
-            }
-            let cookie = world.file_cookie(file)?;
-            let again = world.walker.u64(mm.pointer, offset, Fault::BadMapping)?;
-            if again != file {
-                return Err(Stop::Changed);
-            }
-            Ok(cookie)
-        });
-        cookie.unwrap_or(NO_COOKIE)
+        let Answer::Found(program) = self.ask(|world| world.read_program(mm, offset)) else {
+            return NO_COOKIE;
+        };
+        if let Some(entry) = self.memory.tables.entry_mut(mm.place) {
+            entry.program = Some(program);
+        }
+        program.cookie
     }
 
+    #[inline]
     fn lookup(&mut self, mm: Mm, address: u64) -> Lookup {
-        if address >= self.user_end {
-            return Lookup::Unmapped;
+        self.samples = self.samples.wrapping_add(1);
+        match self.known(mm, address) {
+            Some(known) => known,
+            None => self.look_up(mm, address),
         }
-        self.ask(|world| world.find(mm, address))
-            .unwrap_or(Lookup::Raced)
     }
 }

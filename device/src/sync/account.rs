@@ -14,7 +14,7 @@ pub struct Statistics {
 
 /// Where each entry ended.
 ///
-/// OProfile has silent losses; here each sample is in exactly one of the first eight, each frame in one of the next two,
+/// OProfile has silent losses; here each sample is in exactly one of the first nine, each frame in one of the next two,
 /// and each data record is emitted, short, or cut by overflow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
@@ -30,6 +30,8 @@ pub struct Account {
     pub no_mapping: u64,
     /// Samples whose look-up the guest kept outrunning.
     pub raced: u64,
+    /// Samples whose look-up would have cost more work than samples may.
+    pub throttled: u64,
     /// Samples before the first mode note, or behind a cut call chain without one of their own.
     pub ignored: u64,
     /// Samples whose words did not all fit the event buffer.
@@ -44,6 +46,8 @@ pub struct Account {
     pub data_records: u64,
     /// Of the data records, those whose look-up the guest kept outrunning; they are not resolved.
     pub data_raced: u64,
+    /// Of the data records, those whose look-up would have cost too much work; they are not resolved.
+    pub data_throttled: u64,
     /// Data records of fewer than three words, which say nothing.
     pub data_short: u64,
     /// Data records whose words did not all fit the event buffer.
@@ -63,6 +67,7 @@ impl Account {
             + self.no_mm
             + self.no_mapping
             + self.raced
+            + self.throttled
             + self.ignored
             + self.lost_overflow
     }

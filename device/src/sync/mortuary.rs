@@ -16,6 +16,7 @@ pub struct Mortuary<T> {
     registered: bool,
     online: CpuSet,
     marked: CpuSet,
+    passes: u64,
     /// Arrived since the last pass, oldest first.
     dying: Vec<T>,
     /// Arrived before it, oldest first.
@@ -28,6 +29,7 @@ impl<T> Default for Mortuary<T> {
             registered: false,
             online: CpuSet::default(),
             marked: CpuSet::default(),
+            passes: 0,
             dying: Vec::new(),
             dead: Vec::new(),
         }
@@ -48,6 +50,12 @@ impl<T> Mortuary<T> {
         let mut freed = self.pass();
         freed.extend(self.pass());
         freed
+    }
+
+    /// Whether the dead are kept.
+    #[must_use]
+    pub const fn is_registered(&self) -> bool {
+        self.registered
     }
 
     /// Takes a dead task; gives it back, free at once, when nobody is registered.
@@ -82,7 +90,14 @@ impl<T> Mortuary<T> {
         self.pass()
     }
 
+    /// Passes so far: between two of them each online vCPU is synced at least once.
+    #[must_use]
+    pub const fn passes(&self) -> u64 {
+        self.passes
+    }
+
     fn pass(&mut self) -> Vec<T> {
+        self.passes += 1;
         let mut freed = mem::replace(&mut self.dead, mem::take(&mut self.dying));
         freed.reverse();
         freed

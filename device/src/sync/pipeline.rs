@@ -67,6 +67,11 @@ impl<T> Pipeline<T> {
         self.statistics
     }
 
+    /// Counts OProfile's counters from zero again; where entries ended stays.
+    pub fn reset_statistics(&mut self) {
+        self.statistics = Statistics::default();
+    }
+
     /// Where each entry ended.
     #[must_use]
     pub const fn account(&self) -> Account {
@@ -107,6 +112,7 @@ enum End {
     NoMm,
     NoMapping,
     Raced,
+    Throttled,
     Ignored,
     LostOverflow,
 }
@@ -114,7 +120,10 @@ enum End {
 impl End {
     /// Whether the address could not be resolved, which cuts a call chain.
     const fn is_unresolved(self) -> bool {
-        matches!(self, Self::NoMm | Self::NoMapping | Self::Raced)
+        matches!(
+            self,
+            Self::NoMm | Self::NoMapping | Self::Raced | Self::Throttled
+        )
     }
 }
 
@@ -219,7 +228,9 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
     fn sample<W: World<Mm = Mm>>(&mut self, world: &mut W, address: u64, event: u64) {
         let end = match self.state {
             State::Start | State::Ignore => End::Ignored,
-            State::Trace | State::Plain if self.is_kernel => self.emit(End::Kernel, address, event),
+            State::Trace | State::Plain if self.is_kernel => {
+                self.emit(End::Kernel, [address, event])
+            }
             State::Trace | State::Plain => self.user_sample(world, address, event),
         };
         if end.is_unresolved() && self.state == State::Trace {
@@ -242,33 +253,33 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
             self.pipeline.statistics.sample_lost_no_mm += 1;
             return End::NoMm;
         };
-        match world.lookup(mm, address) {
-            // An offset that would be read as an escape, with a code of the guest's choice behind it. No file is so long.
-            Lookup::File { offset: ESCAPE, .. } => {
-                self.pipeline.statistics.sample_lost_no_mapping += 1;
-                End::NoMapping
-            }
-            Lookup::File { cookie, offset } => {
-                self.switch_cookie(cookie);
-                self.emit(End::File, offset, event)
-            }
-            Lookup::Anonymous { cookie, offset } => {
-                self.switch_cookie(cookie);
-                self.emit(End::Anonymous, offset, event)
+        let found = world.lookup(mm, address);
+        match found {
+            // One arm, and no branch: which of the two comes next cannot be foretold.
+            Lookup::File { cookie, offset } | Lookup::Anonymous { cookie, offset } => {
+                let end = match found {
+                    Lookup::Anonymous { .. } => End::Anonymous,
+                    _ => End::File,
+                };
+                if cookie == self.last_cookie {
+                    return self.emit(end, [offset, event]);
+                }
+                self.last_cookie = cookie;
+                self.emit(end, [ESCAPE, COOKIE_SWITCH, cookie, offset, event])
             }
             Lookup::Unmapped => {
                 self.pipeline.statistics.sample_lost_no_mapping += 1;
                 End::NoMapping
             }
             Lookup::Raced => End::Raced,
+            Lookup::Throttled => End::Throttled,
         }
     }
 
-    /// A sample's own words. `end` is where it ends when they fit. Its cookie switch needs no check: the buffer only
-    /// fills during a sync, so whatever comes after a word that did not fit does not fit either.
+    /// A sample's words, in one go with a cookie switch if it needs one. `end` is where it ends when they fit.
     #[inline]
-    fn emit(&mut self, end: End, offset: u64, event: u64) -> End {
-        if self.events.add_all([offset, event]) {
+    fn emit<const N: usize>(&mut self, end: End, words: [u64; N]) -> End {
+        if self.events.add_all(words) {
             end
         } else {
             End::LostOverflow
@@ -305,6 +316,10 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
                     self.pipeline.account.data_raced += 1;
                     INVALID_COOKIE
                 }
+                Lookup::Throttled => {
+                    self.pipeline.account.data_throttled += 1;
+                    INVALID_COOKIE
+                }
             };
             self.switch_cookie(cookie);
         }
@@ -329,6 +344,7 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
             End::NoMm => &mut account.no_mm,
             End::NoMapping => &mut account.no_mapping,
             End::Raced => &mut account.raced,
+            End::Throttled => &mut account.throttled,
             End::Ignored => &mut account.ignored,
             End::LostOverflow => &mut account.lost_overflow,
         } += 1;
@@ -339,9 +355,12 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
         let account = &mut self.pipeline.account;
         *match end {
             End::Kernel | End::File | End::Anonymous => &mut account.frames,
-            End::NoMm | End::NoMapping | End::Raced | End::Ignored | End::LostOverflow => {
-                &mut account.frames_lost
-            }
+            End::NoMm
+            | End::NoMapping
+            | End::Raced
+            | End::Throttled
+            | End::Ignored
+            | End::LostOverflow => &mut account.frames_lost,
         } += 1;
     }
 }

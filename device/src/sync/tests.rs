@@ -12,7 +12,7 @@ const TRACE: u64 = note::TRACE_BEGIN;
 
 /// A task pointer is answered by its value: 0 is unreadable, odd has no address space, the others have number
 /// `pointer / 2`. In each of those, addresses have a kind by their hundreds: file (cookie 10 + address space, so that two
-/// never share one), file of cookie 50 in all of them, anonymous, raced, else unmapped.
+/// never share one), file of cookie 50 in all of them, anonymous, raced, throttled, else unmapped.
 struct Scripted;
 
 impl World for Scripted {
@@ -45,10 +45,7 @@ impl World for Scripted {
                 offset: address,
             },
             3 => Lookup::Raced,
-            4 => Lookup::File {
-                cookie: 10 + mm,
-                offset: ESCAPE,
-            },
+            4 => Lookup::Throttled,
             _ => Lookup::Unmapped,
         }
     }
@@ -96,13 +93,6 @@ fn unreadable_task_is_a_task_without_names_or_memory() {
 }
 
 #[test]
-fn an_offset_that_would_be_read_as_an_escape_is_in_no_mapping() {
-    let (words, account) = words_of(&[note_of(USER | TASK, &[2]), (400, 2, Vec::new()), sample(1)]);
-    assert_eq!(words[9..], [ESCAPE, 3, 11, 1001, 0]);
-    assert_eq!((account.no_mapping, account.file), (1, 1));
-}
-
-#[test]
 fn raced_sample_has_its_own_end_and_cuts_its_chain() {
     let steps = [
         note_of(USER | TASK | TRACE, &[2]),
@@ -120,6 +110,18 @@ fn raced_sample_has_its_own_end_and_cuts_its_chain() {
         ..Statistics::default()
     };
     assert_eq!(pipeline.statistics(), statistics);
+}
+
+#[test]
+fn throttled_sample_and_data_record_have_their_own_counters() {
+    let (words, account) = words_of(&[
+        note_of(USER | TASK, &[2]),
+        sample(400),
+        note_of(0, &[13, 400, 7]),
+    ]);
+    assert_eq!(words[9..], [ESCAPE, 13, 400, 7]);
+    assert_eq!((account.throttled, account.samples()), (1, 1));
+    assert_eq!((account.data_records, account.data_throttled), (1, 1));
 }
 
 #[test]
@@ -174,7 +176,7 @@ fn frames_are_not_counted_as_samples() {
         note_of(USER | TASK | TRACE, &[2]),
         sample(1),
         sample(2),
-        sample(400),
+        sample(500),
         sample(3),
         note_of(KERNEL | TRACE, &[]),
         sample(4),
@@ -195,7 +197,7 @@ fn frames_are_not_counted_as_samples() {
 fn sample_behind_a_cut_chain_is_counted_as_ignored() {
     let steps = [
         note_of(USER | TASK | TRACE, &[2]),
-        sample(400),
+        sample(500),
         note_of(KERNEL, &[]),
         sample(1),
         note_of(KERNEL | TRACE, &[]),

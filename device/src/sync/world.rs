@@ -32,6 +32,8 @@ pub enum Lookup {
     Unmapped,
     /// The guest changed its structures faster than they could be read.
     Raced,
+    /// Not looked up to its end: the guest's structures cost more work than its samples may.
+    Throttled,
 }
 
 /// The guest, as far as the pipeline asks.
@@ -49,4 +51,20 @@ pub trait World {
 
     /// Resolves a user address of `mm`.
     fn lookup(&mut self, mm: Self::Mm, address: u64) -> Lookup;
+}
+
+impl<W: World> World for &mut W {
+    type Mm = W::Mm;
+
+    fn task(&mut self, pointer: u64) -> Option<Task<Self::Mm>> {
+        (**self).task(pointer)
+    }
+
+    fn exe_cookie(&mut self, mm: Self::Mm) -> u64 {
+        (**self).exe_cookie(mm)
+    }
+
+    fn lookup(&mut self, mm: Self::Mm, address: u64) -> Lookup {
+        (**self).lookup(mm, address)
+    }
 }

@@ -46,7 +46,7 @@ impl Interrupt for Interrupts {
 #[derive(Debug)]
 pub struct Driver {
     /// The device.
-    pub device: Device<GuestMemoryMmap>,
+    pub device: Arc<Device<GuestMemoryMmap>>,
     /// The guest.
     pub guest: SyntheticGuest,
     /// The rings; index is the queue.
@@ -73,7 +73,7 @@ impl Driver {
     #[must_use]
     pub fn with_settings(mut guest: SyntheticGuest, settings: Settings) -> Self {
         let vcpus = usize::from(settings.vcpus);
-        let device = Device::new(settings).unwrap();
+        let device = Arc::new(Device::new(settings).unwrap());
         let memory = guest.memory();
         let rings: Vec<Ring> = (0..=vcpus)
             .map(|_| Ring::new(Arc::clone(&memory), guest.allocate(Ring::BYTES)))

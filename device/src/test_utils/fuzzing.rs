@@ -14,10 +14,10 @@ use crate::guest::{self, Guest, GuestWorld};
 use crate::sync::World;
 
 /// Most work for one question of the pipeline; each unit is at most one read of RAM.
-pub const WORK_PER_QUESTION: u64 = guest::WORK_PER_QUESTION as u64;
+pub const WORK_PER_QUESTION: u64 = guest::PER_QUESTION as u64;
 
-/// Most work for the questions of one sync.
-pub const WORK_PER_SYNC: u64 = guest::WORK_PER_SYNC as u64;
+/// Most work for the questions of one sync, and of all between two ticks.
+pub const WORK_PER_SYNC: u64 = guest::PER_TICK as u64;
 
 /// A guest whose hello has been accepted, without a device around it.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl GuestWalk {
             user_end: hello.user_end.get(),
         };
         let layout = Layout::new(&Descriptor::parse(layout).ok()?).ok()?;
-        let guest = Guest::new(memory, description, layout, hello.init_task.get()).ok()?;
+        let guest = Guest::new(memory, description, layout, hello.init_task.get(), true).ok()?;
         Some(Self {
             guest,
             cookies: Cookies::default(),
@@ -49,7 +49,8 @@ impl GuestWalk {
 
     /// The guest for the time of one sync.
     pub fn sync<'a, M: GuestMemoryBackend>(&'a mut self, memory: &'a M) -> impl World + use<'a, M> {
-        GuestWorld::new(&mut self.guest, memory, &mut self.cookies, &self.faults)
+        self.guest.tick();
+        GuestWorld::new(&mut self.guest, memory, &mut self.cookies, &self.faults, 0)
     }
 
     /// What a cookie stands for.

@@ -2,24 +2,27 @@
 
 mod control;
 mod hostile;
+mod races;
 mod random;
 mod samples;
+mod stores;
+mod tables;
 
 use crate::test_utils::{Driver, SyntheticGuest, VmaSpec};
 
 /// Where the program of [`Process`] is mapped, with file page 3 first.
-const TEXT: u64 = 0x40_0000;
+pub(crate) const TEXT: u64 = 0x40_0000;
 /// Its memory without a file.
-const ANON: u64 = 0x7f00_0000_0000;
+pub(crate) const ANON: u64 = 0x7f00_0000_0000;
 
 /// A process with one file and one anonymous mapping.
-struct Process {
-    task: u64,
-    mm: u64,
-    file: u64,
+pub(crate) struct Process {
+    pub task: u64,
+    pub mm: u64,
+    pub file: u64,
 }
 
-fn process(guest: &mut SyntheticGuest, pid: u32, name: &[u8]) -> Process {
+pub(crate) fn process(guest: &mut SyntheticGuest, pid: u32, name: &[u8]) -> Process {
     let file = guest.file_named(name);
     let mm = guest.mm(file, &mappings(file));
     let task = guest.task(pid, pid, mm);

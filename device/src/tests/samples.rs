@@ -9,7 +9,7 @@ use crate::event_buffer::record::{
 };
 use crate::guest::paging::Levels;
 use crate::test_utils::{COMPACT_LAYOUT, KERNEL_START};
-use crate::{CookieTarget, Settings};
+use crate::{Account, CookieTarget, Settings};
 
 fn path_of(driver: &Driver, cookie: u64) -> Vec<u8> {
     match driver.device.cookie(cookie) {
@@ -128,12 +128,61 @@ fn exit_after_a_doorbell_keeps_samples() {
     driver.post(0, &buffer);
     driver.ring(0);
     driver.guest.set(process.task, Field::TaskMm, 0);
-    let late = driver.buffer(0).user(process.task).sample(TEXT);
-    driver.post(0, &late);
     driver.ring(0);
     let account = driver.device.account();
-    assert_eq!((account.sync.file, account.sync.no_mm), (1, 1));
+    assert_eq!((account.sync.file, account.sync.no_mm), (1, 0));
     assert!(account.adds_up());
+}
+
+/// A process that was sampled once, in its file, and is gone. Samples that come then: in the file, elsewhere in it where none
+/// has been before, in memory without a file, and in no mapping.
+fn late_samples(settings: Settings, full_syncs: u64) -> Account {
+    let mut guest = SyntheticGuest::default();
+    let process = process(&mut guest, 7, b"prog");
+    let mut driver = Driver::with_settings(guest, settings).hello();
+    let buffer = driver.buffer(0).user(process.task).sample(TEXT);
+    driver.post(0, &buffer);
+    driver.device.tick();
+    driver.guest.set(process.task, Field::TaskMm, 0);
+    // Nothing of it can be read any more.
+    driver.guest.set(process.mm, Field::MmVmaList, 4);
+    for _ in 0..full_syncs {
+        let kernel = driver.buffer(0).kernel(process.task).sample(1 << 63);
+        driver.post(0, &kernel);
+        driver.device.tick();
+    }
+    let late = driver
+        .buffer(0)
+        .user(process.task)
+        .sample(TEXT)
+        .sample(TEXT + 8)
+        .sample(ANON)
+        .sample(0x10);
+    driver.post(0, &late);
+    driver.device.tick();
+    let account = driver.device.account();
+    assert!(account.adds_up());
+    assert_eq!(account.faults.total(), 0);
+    account
+}
+
+#[test]
+fn samples_of_a_process_that_is_gone_resolve_for_two_full_syncs() {
+    let account = late_samples(Settings::default(), 1).sync;
+    assert_eq!((account.file, account.anonymous), (3, 1));
+    assert_eq!((account.no_mapping, account.no_mm), (1, 0));
+    let account = late_samples(Settings::default(), 4).sync;
+    assert_eq!((account.file, account.no_mm), (1, 4));
+}
+
+#[test]
+fn late_samples_are_lost_where_the_host_wants_it_as_oprofile_has_it() {
+    let settings = Settings {
+        late_samples: false,
+        ..Settings::default()
+    };
+    let account = late_samples(settings, 0).sync;
+    assert_eq!((account.file, account.no_mm), (1, 4));
 }
 
 #[test]

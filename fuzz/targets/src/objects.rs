@@ -208,7 +208,7 @@ fn ask(walk: &mut GuestWalk, ram: &WatchedRam, scene: &Scene, round: &Round) {
                     other => panic!("{other:?} is no region"),
                 }
             }
-            Lookup::Unmapped | Lookup::Raced => {}
+            Lookup::Unmapped | Lookup::Raced | Lookup::Throttled => {}
         }
     }
 }

@@ -6,6 +6,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use oprofile_device::guest::memory::Ram;
 use oprofile_device::guest::paging::{self, Levels, Translation};
 use oprofile_device::guest::space::{Description, KernelSpace, ObjectError};
+use oprofile_device::guest::translator::Translator;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::ram::WatchedRam;
@@ -151,7 +152,8 @@ fn answer(input: &Input) {
             Question::Read(gva, bytes) => {
                 let gva = gva.address(levels);
                 let mut read = vec![0xee; usize::from(bytes % 9_000)];
-                let result = paging::read(&mut ram, levels, root, gva, &mut read);
+                let mut translator = Translator::new(levels);
+                let result = translator.read(&mut ram, root, gva, &mut read);
                 let expected = read_bytes(&memory, levels, root, gva, read.len());
                 assert_eq!(result.is_ok(), expected.is_some(), "{gva:#x}: {result:?}");
                 if let Some(expected) = expected {

@@ -3,7 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::bitmap::BS;
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion,
+    GuestMemoryRegionBytes, GuestUsize, MemoryRegionAddress, VolatileSlice,
+};
 
 /// A word that changes just before an access: what another vCPU does meanwhile, made repeatable.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +20,42 @@ pub struct Change {
     pub word: u64,
 }
 
+/// A region that is never given out as a whole: who wants to read it again asks again.
+#[derive(Debug)]
+pub struct WatchedRegion {
+    memory: GuestMemoryMmap,
+    start: GuestAddress,
+    length: GuestUsize,
+}
+
+impl GuestMemoryRegion for WatchedRegion {
+    type B = ();
+
+    fn len(&self) -> GuestUsize {
+        self.length
+    }
+
+    fn start_addr(&self) -> GuestAddress {
+        self.start
+    }
+
+    fn bitmap(&self) -> BS<'_, ()> {}
+
+    fn get_slice(
+        &self,
+        offset: MemoryRegionAddress,
+        count: usize,
+    ) -> Result<VolatileSlice<'_, BS<'_, ()>>, GuestMemoryError> {
+        let region = self.memory.find_region(self.start);
+        let region = region.filter(|_| count as u64 != self.length);
+        region
+            .ok_or(GuestMemoryError::HostAddressNotAvailable)?
+            .get_slice(offset, count)
+    }
+}
+
+impl GuestMemoryRegionBytes for WatchedRegion {}
+
 /// RAM of a guest as the device gets it.
 ///
 /// Each piece of RAM that is looked up counts as an access, so that work can be compared with its bound without a clock and
@@ -23,6 +63,7 @@ pub struct Change {
 #[derive(Debug)]
 pub struct WatchedRam {
     inner: GuestMemoryMmap,
+    regions: Vec<WatchedRegion>,
     accesses: AtomicU64,
     /// Number of the access before which the next change happens.
     next_change: AtomicU64,
@@ -36,6 +77,14 @@ impl WatchedRam {
     pub fn new(inner: &GuestMemoryMmap) -> Self {
         Self {
             inner: inner.clone(),
+            regions: inner
+                .iter()
+                .map(|region| WatchedRegion {
+                    memory: inner.clone(),
+                    start: region.start_addr(),
+                    length: region.len(),
+                })
+                .collect(),
             accesses: AtomicU64::new(0),
             next_change: AtomicU64::new(u64::MAX),
             changes: Mutex::new(Vec::new()),
@@ -92,22 +141,24 @@ impl WatchedRam {
 }
 
 impl GuestMemoryBackend for WatchedRam {
-    type R = GuestRegionMmap;
+    type R = WatchedRegion;
 
     fn num_regions(&self) -> usize {
-        self.inner.num_regions()
+        self.regions.len()
     }
 
-    fn find_region(&self, address: GuestAddress) -> Option<&GuestRegionMmap> {
+    fn find_region(&self, address: GuestAddress) -> Option<&WatchedRegion> {
         let now = self.accesses.fetch_add(1, Ordering::Relaxed);
         if now >= self.next_change.load(Ordering::Relaxed) {
             self.change(now);
         }
-        self.inner.find_region(address)
+        self.regions
+            .iter()
+            .find(|region| region.to_region_addr(address).is_some())
     }
 
-    fn iter(&self) -> impl Iterator<Item = &GuestRegionMmap> {
-        self.inner.iter()
+    fn iter(&self) -> impl Iterator<Item = &WatchedRegion> {
+        self.regions.iter()
     }
 }
 

@@ -1,3 +1,5 @@
+use oprofile_wire::sample::{ESCAPE, note, note_word};
+
 use super::fake::{Guest, decode};
 use crate::Platform;
 
@@ -47,6 +49,39 @@ fn munmap_of_executable_memory_flushes_and_of_other_memory_rings_nothing() {
     assert!(guest.device.borrow().doorbells.is_empty());
     assert_eq!(control.flush().before_unmap(&guest, 10, true), 1);
     assert_eq!(guest.device.borrow().doorbells, [0]);
+}
+
+#[test]
+fn a_flushed_buffer_ends_with_what_will_happen_to_the_space() {
+    let guest = Guest::new(2);
+    let control = guest.sampling();
+    guest.sample(0, 1, 10);
+    guest.sample(1, 9, 90);
+    control.flush().before_unmap(&guest, 10, true);
+    control.flush().before_release(&guest, 90);
+    let device = guest.device.borrow();
+    for (buffer, event, space) in [(0, note::SPACE_CHANGES, 10), (1, note::SPACE_RELEASED, 90)] {
+        let words = &device.buffers[buffer].words;
+        assert_eq!(
+            words.last_chunk(),
+            Some(&[ESCAPE, note_word(event, 1), space])
+        );
+    }
+}
+
+#[test]
+fn a_full_buffer_is_flushed_without_the_note() {
+    let guest = Guest::new(1);
+    let control = guest.sampling();
+    // 256 bytes: 9 words of header, and 23: a note of 3, seven samples, another task's note and sample.
+    for _ in 0..7 {
+        guest.sample(0, 1, 10);
+    }
+    guest.sample(0, 2, 10);
+    assert_eq!(control.flush().before_release(&guest, 10), 1);
+    let device = guest.device.borrow();
+    assert_eq!(decode(&device.buffers, 0).len(), 8);
+    assert_eq!(device.buffers[0].words.len(), 22);
 }
 
 #[test]

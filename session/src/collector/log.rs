@@ -7,7 +7,7 @@ use super::directory::SessionDirectory;
 use super::stats::{Account, CollectorStats};
 
 /// Counters of the device for samples that lie in no known mapping.
-const UNMAPPED: [&str; 3] = ["no_mapping", "no_mm", "raced"];
+const UNMAPPED: [&str; 4] = ["no_mapping", "no_mm", "raced", "throttled"];
 /// Counters of the device for samples that never reached the event buffer. Named one by one: other counters of a device
 /// count words, frames or buffers.
 const LOST_BEFORE: [&str; 5] = [

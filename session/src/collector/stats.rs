@@ -107,7 +107,7 @@ impl CollectorStats {
 
 /// What the device counted, in its order.
 ///
-/// Names with a meaning to the collector, all of them in samples: `received` (all), `no_mapping`, `no_mm` and `raced`
+/// Names with a meaning to the collector, all of them in samples: `received` (all), `no_mapping`, `no_mm`, `raced` and `throttled`
 /// (found in no image), `ignored`, `lost_in_guest`, `invalid_in_guest`, `lost_overflow` and `malformed` (lost before the
 /// event buffer). Other counters are only passed on to `account.txt`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -14,21 +14,25 @@ const OVERHEAD: u64 = 4;
 /// Bytes of words above which it costs that twice.
 const LONG_ENTRY: u64 = 112;
 
-/// A FIFO of entries, each `[eip, event, data…]`.
-#[derive(Debug)]
+/// Most words of an entry, whatever the budget: the scenarios have 16, and a slip must not fill memory.
+const MAX_ENTRY_WORDS: usize = 1 << 22;
+
+/// A FIFO of entries, each `[eip, event, data…]`. By default one that is not there, as while nobody has opened the event
+/// buffer: it takes nothing.
+#[derive(Debug, Default)]
 pub struct Fifo {
     entries: VecDeque<Vec<u64>>,
     used: u64,
-    budget: u64,
+    /// `None` when it is not there.
+    budget: Option<u64>,
 }
 
 impl Fifo {
-    /// A FIFO for `size` plain entries.
+    /// A FIFO for `size` plain entries. The product wraps, as the original's does.
     pub fn new(size: u64) -> Self {
         Self {
-            entries: VecDeque::new(),
-            used: 0,
-            budget: size.saturating_mul(BYTES_PER_ENTRY),
+            budget: Some(size.wrapping_mul(BYTES_PER_ENTRY)),
+            ..Self::default()
         }
     }
 
@@ -44,6 +48,12 @@ impl Fifo {
 
     /// Appends an entry whether it fits or not; its cost counts.
     pub fn force(&mut self, entry: Vec<u64>) {
+        if self.budget.is_some() {
+            self.push(entry);
+        }
+    }
+
+    fn push(&mut self, entry: Vec<u64>) {
         self.used = self.used.saturating_add(Self::cost(entry.len()));
         self.entries.push_back(entry);
     }
@@ -67,13 +77,15 @@ impl Fifo {
 
 impl EntryStore for Fifo {
     fn reserve(&mut self, eip: u64, event: u64, data_words: usize) -> Option<&mut [u64]> {
-        let words = data_words.checked_add(HEAD_WORDS)?;
-        if self.used.saturating_add(Self::cost(words)) > self.budget {
+        let words = data_words
+            .checked_add(HEAD_WORDS)
+            .filter(|&words| words <= MAX_ENTRY_WORDS)?;
+        if self.used.saturating_add(Self::cost(words)) > self.budget? {
             return None;
         }
         let mut entry = vec![0; words];
         entry[..HEAD_WORDS].copy_from_slice(&[eip, event]);
-        self.force(entry);
+        self.push(entry);
         self.entries
             .back_mut()
             .and_then(|entry| entry.get_mut(HEAD_WORDS..))
@@ -108,6 +120,22 @@ mod tests {
             !fifo.write(1, 0, &[0; 13]),
             "120 bytes of words and two headers"
         );
+    }
+
+    #[test]
+    fn a_fifo_that_is_not_there_takes_nothing() {
+        let mut fifo = Fifo::default();
+        assert!(!fifo.write(1, 0, &[]));
+        fifo.force(vec![1, 0]);
+        assert_eq!(fifo.len(), 0);
+    }
+
+    #[test]
+    fn an_entry_beyond_reason_is_refused_whatever_the_budget() {
+        let mut fifo = Fifo::new(u64::MAX / 20);
+        assert!(fifo.reserve(1, 0, usize::MAX).is_none());
+        assert!(fifo.reserve(1, 0, 1 << 40).is_none());
+        assert!(fifo.write(1, 0, &[]));
     }
 
     #[test]

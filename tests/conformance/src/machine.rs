@@ -1,9 +1,11 @@
-//! Executes the operations of a scenario on the device's pipeline and the guest's writer.
+//! Executes what happens on a scenario's machine, on the device's pipeline and the guest's writer. What is asked of its
+//! control files is [`Session`](crate::session::Session)'s.
 
 use std::mem;
 
-use oprofile_device::event_buffer::{EventBuffer, check_read};
+use oprofile_device::event_buffer::EventBuffer;
 use oprofile_device::sync::Pipeline;
+use oprofile_guest_agent::ibs::{self, Ibs};
 use oprofile_guest_agent::writer::{Sample, Tracer, Writer};
 use oprofile_wire::MAX_VCPUS;
 use oprofile_wire::sample::Entry;
@@ -11,91 +13,84 @@ use serde_json::{Map, Value, json};
 
 use crate::ScenarioError;
 use crate::fifo::Fifo;
-use crate::model::{Add, AddKind, Config, File, Injection, Mm, ModuleState, Op, Task};
-use crate::world::ScriptedWorld;
-
-/// OProfile's settings where a scenario leaves them alone.
-const DEFAULT_BUFFER_SIZE: u64 = 131_072;
-const DEFAULT_BUFFER_WATERSHED: u64 = 32_768;
-const DEFAULT_CPU_BUFFER_SIZE: u64 = 8192;
-
-/// Largest event buffer that a scenario may ask for, in words: 512 times the default, and still half a GiB.
-const MAX_BUFFER_SIZE: u64 = 1 << 26;
-/// Largest CPU buffer, in entries; it bounds the largest data record as well.
-const MAX_CPU_BUFFER_SIZE: u64 = 1 << 22;
+use crate::guest::Guest;
+use crate::ibs_ops;
+use crate::model::{Add, AddKind, Config, Injection, ModuleState, Op};
+use crate::profiler::HookValues;
+use crate::x86_ops;
 
 /// What the original answers to a refused argument.
 const EINVAL: i64 = -22;
 
 /// One possible CPU.
-#[derive(Debug)]
-struct Cpu {
-    fifo: Fifo,
-    writer: Writer,
+#[derive(Debug, Default)]
+pub struct Cpu {
+    pub fifo: Fifo,
+    pub writer: Writer,
+}
+
+/// How call chains are walked.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk {
+    /// The setting.
+    pub depth: u64,
+    /// There is a walker; without one no frame is offered.
+    pub walker: bool,
 }
 
 /// The state of a scenario that runs.
 #[derive(Debug)]
-pub struct Machine {
-    cpus: Vec<Cpu>,
-    backtrace_depth: u64,
-    world: ScriptedWorld,
-    pipeline: Pipeline<u64>,
-    events: EventBuffer,
+pub struct Machine<G> {
+    pub(crate) cpus: Vec<Cpu>,
+    online: Vec<u16>,
+    pub(crate) walk: Walk,
+    pub(crate) hooks: HookValues,
+    pub(crate) guest: G,
+    pub(crate) pipeline: Pipeline<u64>,
+    pub(crate) events: EventBuffer,
+    ibs: Ibs,
     /// Tasks freed by the operation that runs.
-    freed: Vec<u64>,
+    pub(crate) freed: Vec<u64>,
 }
 
-impl Machine {
-    /// The state before the first operation: open and started.
-    pub fn new(
-        config: &Config,
-        files: Vec<File>,
-        mms: Vec<Mm>,
-        tasks: Vec<Task>,
-    ) -> Result<Self, ScenarioError> {
-        if !config.auto_start {
-            return Err(ScenarioError::NotStarted);
-        }
+impl<G> Machine<G> {
+    pub fn is_online(&self, cpu: u16) -> bool {
+        self.online.contains(&cpu)
+    }
+}
+
+impl<G: Guest> Machine<G> {
+    /// The state before anybody opens the event buffer.
+    pub fn new(config: &Config, guest: G) -> Result<Self, ScenarioError> {
         if config.cpus > MAX_VCPUS {
             return Err(ScenarioError::TooManyCpus(config.cpus));
         }
-        let limited = |value: Option<u64>, default, max| match value.unwrap_or(default) {
-            value if value > max => Err(ScenarioError::BufferTooLarge { value, max }),
-            value => Ok(value),
-        };
-        let size = limited(config.buffer_size, DEFAULT_BUFFER_SIZE, MAX_BUFFER_SIZE)?;
-        let watershed = limited(
-            config.buffer_watershed,
-            DEFAULT_BUFFER_WATERSHED,
-            MAX_BUFFER_SIZE,
-        )?;
-        let cpu_buffer = limited(
-            config.cpu_buffer_size,
-            DEFAULT_CPU_BUFFER_SIZE,
-            MAX_CPU_BUFFER_SIZE,
-        )?;
         let mut machine = Self {
-            cpus: (0..config.cpus)
-                .map(|_| Cpu {
-                    fifo: Fifo::new(cpu_buffer),
-                    writer: Writer::new(),
-                })
-                .collect(),
-            backtrace_depth: config.backtrace_depth,
-            world: ScriptedWorld::new(files, mms, tasks)?,
+            cpus: (0..config.cpus).map(|_| Cpu::default()).collect(),
+            online: Vec::new(),
+            walk: Walk {
+                depth: config.backtrace_depth,
+                walker: true,
+            },
+            hooks: HookValues::default(),
+            guest,
             pipeline: Pipeline::default(),
-            events: EventBuffer::new(words(size)?, words(watershed)?)?,
+            events: EventBuffer::default(),
+            ibs: Ibs::new(0, ibs::Config::default()),
             freed: Vec::new(),
         };
-        machine.pipeline.mortuary_mut().register();
         machine.set_online(&config.online)?;
         Ok(machine)
     }
 
     /// Executes `op` and returns its result object.
     pub fn execute(&mut self, op: &Op) -> Result<Value, ScenarioError> {
-        let mut result = self.outcome(op)?;
+        let result = self.outcome(op)?;
+        Ok(self.with_effects(result))
+    }
+
+    /// The result object of an operation with this outcome: what it did besides is added.
+    pub fn with_effects(&mut self, mut result: Map<String, Value>) -> Value {
         let freed = mem::take(&mut self.freed);
         if !freed.is_empty() {
             result.insert("freed".into(), json!(freed));
@@ -104,7 +99,7 @@ impl Machine {
         if wakeups != 0 {
             result.insert("woke".into(), json!(wakeups));
         }
-        Ok(Value::Object(result))
+        Value::Object(result)
     }
 
     fn outcome(&mut self, op: &Op) -> Result<Map<String, Value>, ScenarioError> {
@@ -120,16 +115,18 @@ impl Machine {
             }
             Op::Sync { cpu, inject } => self.sync(*cpu, inject)?,
             Op::TaskExit { cpu, task } => {
-                self.world.task_mut(*task)?;
-                self.sync(*cpu, &[])?;
+                self.guest.check_task(*task)?;
+                if self.is_notified() {
+                    self.sync(*cpu, &[])?;
+                }
             }
             Op::Munmap { cpu, task, addr } => {
-                if self.world.unmap_needs_sync(*task, *addr)? {
+                if self.guest.unmap_needs_sync(*task, *addr)? && self.is_notified() {
                     self.sync(*cpu, &[])?;
                 }
             }
             Op::Module { state } => {
-                if *state == ModuleState::Coming {
+                if *state == ModuleState::Coming && self.is_notified() {
                     self.events.module_loaded();
                 }
             }
@@ -144,31 +141,42 @@ impl Machine {
             } => {
                 self.events.add_ring(buf, *start, *stop, *max)?;
             }
-            Op::Dump {} => self.events.dump(),
-            Op::Read { count, offset } => return Ok(self.read(*count, *offset)),
-            Op::SetTaskMm { task, mm } => self.world.set_mm(*task, *mm)?,
-            Op::SetKthread { task, kthread } => self.world.task_mut(*task)?.kthread = *kthread,
-            Op::SetTaskIds { task, pid, tgid } => {
-                let task = self.world.task_mut(*task)?;
-                (task.pid, task.tgid) = (*pid, *tgid);
-            }
-            Op::SetExe { mm, file } => self.world.set_exe(*mm, *file)?,
-            Op::SetVmas { mm, vmas } => self.world.set_vmas(*mm, vmas.clone())?,
+            Op::SetTaskMm { task, mm } => self.guest.set_mm(*task, *mm)?,
+            Op::SetKthread { task, kthread } => self.guest.set_kthread(*task, *kthread)?,
+            Op::SetTaskIds { task, pid, tgid } => self.guest.set_ids(*task, *pid, *tgid)?,
+            Op::SetExe { mm, file } => self.guest.set_exe(*mm, *file)?,
+            Op::SetVmas { mm, vmas } => self.guest.set_vmas(*mm, vmas.clone())?,
             Op::SetOnline { cpus } => self.set_online(cpus)?,
-            Op::MarkDeleted { file } => self.world.mark_deleted(*file)?,
+            Op::MarkDeleted { file } => self.guest.mark_deleted(*file)?,
             Op::DumpRing { cpu } => {
                 let ring = cpu_mut(&mut self.cpus, *cpu)?.fifo.to_json();
                 return Ok(Map::from_iter([("ring".into(), ring)]));
             }
-            write => return write_op(&mut self.cpus, self.backtrace_depth, write),
+            Op::X86Sample(op) => {
+                x86_ops::sample(cpu_mut(&mut self.cpus, op.cpu)?, self.walk, op)?;
+            }
+            Op::IbsSetup(op) => ibs_ops::set_up(&mut self.ibs, op),
+            Op::IbsStart {} => return Ok(ibs_ops::start(&mut self.ibs)),
+            Op::IbsStop {} => return Ok(ibs_ops::stop(&self.ibs)),
+            Op::IbsNmi(op) => {
+                let cpu = cpu_mut(&mut self.cpus, op.cpu)?;
+                return Ok(ibs_ops::interrupt(&mut self.ibs, cpu, op));
+            }
+            write => return write_op(&mut self.cpus, self.walk, write),
         }
         Ok(Map::new())
+    }
+
+    /// Whether task exits, unmappings and modules are told to the profiler.
+    const fn is_notified(&self) -> bool {
+        self.pipeline.mortuary().is_registered()
     }
 
     fn set_online(&mut self, cpus: &[u16]) -> Result<(), ScenarioError> {
         for &cpu in cpus {
             cpu_mut(&mut self.cpus, cpu)?;
         }
+        self.online = cpus.to_vec();
         self.pipeline
             .mortuary_mut()
             .set_online(cpus.iter().copied().collect());
@@ -176,21 +184,34 @@ impl Machine {
     }
 
     fn sync(&mut self, cpu: u16, inject: &[Injection]) -> Result<(), ScenarioError> {
-        let depth = self.backtrace_depth;
-        let injected = |cpus: &mut [Cpu], at: i64| -> Result<(), ScenarioError> {
+        cpu_mut(&mut self.cpus, cpu)?;
+        let walk = self.walk;
+        self.sync_with(cpu, |cpus, at| {
             for injection in inject.iter().filter(|injection| injection.at == at) {
-                write_op(cpus, depth, &injection.op)?;
+                write_op(cpus, walk, &injection.op)?;
             }
             Ok(())
-        };
-        let writer = &mut cpu_mut(&mut self.cpus, cpu)?.writer;
-        writer.reset_notes();
+        })
+    }
+
+    /// Syncs `cpu`. `inject` is called with −1 once the writer's state has been reset, and with the index of each entry
+    /// before it is consumed.
+    pub fn sync_with<E>(
+        &mut self,
+        cpu: u16,
+        mut inject: impl FnMut(&mut [Cpu], i64) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let index = usize::from(cpu);
+        if let Some(cpu) = self.cpus.get_mut(index) {
+            cpu.writer.reset_notes();
+        }
+        let mut world = self.guest.world();
         let mut sync = self.pipeline.begin(cpu, &mut self.events);
-        injected(&mut self.cpus, -1)?;
-        let count = cpu_mut(&mut self.cpus, cpu)?.fifo.len();
-        for index in 0..count {
-            injected(&mut self.cpus, i64::try_from(index).unwrap_or(i64::MAX))?;
-            let Some(entry) = cpu_mut(&mut self.cpus, cpu)?.fifo.pop() else {
+        inject(&mut self.cpus, -1)?;
+        let count = self.cpus.get(index).map_or(0, |cpu| cpu.fifo.len());
+        for at in (0..).take(count) {
+            inject(&mut self.cpus, at)?;
+            let Some(entry) = self.cpus.get_mut(index).and_then(|cpu| cpu.fifo.pop()) else {
                 break;
             };
             if let [eip, event, data @ ..] = &entry[..] {
@@ -199,29 +220,14 @@ impl Machine {
                     event: *event,
                     data,
                 };
-                sync.entry(&mut self.world, entry);
+                sync.entry(&mut world, entry);
             }
         }
         self.freed.extend(sync.end());
         Ok(())
     }
 
-    fn read(&mut self, count: Option<u64>, offset: u64) -> Map<String, Value> {
-        let size = self.events.size();
-        let count = count.unwrap_or_else(|| (size as u64).saturating_mul(8));
-        let (key, value) = if check_read(size, count, offset).is_err() {
-            ("rc", json!(EINVAL))
-        } else if self.events.is_ready() {
-            let mut words = Vec::new();
-            self.events.take(&mut words);
-            ("words", json!(words))
-        } else {
-            ("blocked", json!(true))
-        };
-        Map::from_iter([(key.into(), value)])
-    }
-
-    /// The state after the last operation.
+    /// The state after the last operation, but for what the life cycle knows.
     pub fn end(&self) -> Value {
         let statistics = self.pipeline.statistics();
         let cpus: Vec<_> = self
@@ -241,30 +247,19 @@ impl Machine {
         json!({
             "pending": self.events.pending(),
             "ready": u64::from(self.events.is_ready()),
-            // Nothing in the supported families closes, stops, or lets the time pass in which events are switched.
-            "opened": 1,
-            "started": 1,
             "stats": {
                 "sample_lost_no_mm": statistics.sample_lost_no_mm,
                 "sample_lost_no_mapping": statistics.sample_lost_no_mapping,
                 "bt_lost_no_mapping": statistics.bt_lost_no_mapping,
                 "event_lost_overflow": self.events.lost_words(),
-                "multiplex_counter": 0,
             },
             "cpus": cpus,
             "rings": self.cpus.iter().map(|cpu| cpu.fifo.to_json()).collect::<Vec<_>>(),
             "dying": mortuary.dying().collect::<Vec<_>>(),
             "dead": mortuary.dead().collect::<Vec<_>>(),
-            "dcookies": self.world.cookies(),
+            "dcookies": self.guest.cookies(),
         })
     }
-}
-
-fn words(count: u64) -> Result<usize, ScenarioError> {
-    usize::try_from(count).map_err(|_| ScenarioError::BufferTooLarge {
-        value: count,
-        max: usize::MAX as u64,
-    })
 }
 
 fn cpu_mut(cpus: &mut [Cpu], cpu: u16) -> Result<&mut Cpu, ScenarioError> {
@@ -273,7 +268,7 @@ fn cpu_mut(cpus: &mut [Cpu], cpu: u16) -> Result<&mut Cpu, ScenarioError> {
 }
 
 /// Executes an operation of the writer, which is also what may arrive during a sync.
-fn write_op(cpus: &mut [Cpu], depth: u64, op: &Op) -> Result<Map<String, Value>, ScenarioError> {
+fn write_op(cpus: &mut [Cpu], walk: Walk, op: &Op) -> Result<Map<String, Value>, ScenarioError> {
     match op {
         Op::Sample {
             cpu,
@@ -289,7 +284,7 @@ fn write_op(cpus: &mut [Cpu], depth: u64, op: &Op) -> Result<Map<String, Value>,
                 event: *event,
                 task: *task,
             };
-            write_sample(cpu_mut(cpus, *cpu)?, &sample, depth, trace);
+            write_sample(cpu_mut(cpus, *cpu)?, &sample, walk, trace);
         }
         Op::ExtSample {
             cpu,
@@ -305,7 +300,7 @@ fn write_op(cpus: &mut [Cpu], depth: u64, op: &Op) -> Result<Map<String, Value>,
                 event: *event,
                 task: *task,
             };
-            write_sample(cpu_mut(cpus, *cpu)?, &sample, depth, trace);
+            write_sample(cpu_mut(cpus, *cpu)?, &sample, walk, trace);
         }
         Op::HwSample {
             cpu,
@@ -323,7 +318,7 @@ fn write_op(cpus: &mut [Cpu], depth: u64, op: &Op) -> Result<Map<String, Value>,
                 event: *event,
                 task,
             };
-            write_sample(cpu_mut(cpus, *cpu)?, &sample, depth, trace);
+            write_sample(cpu_mut(cpus, *cpu)?, &sample, walk, trace);
         }
         Op::SampleNullRegs { cpu, .. } => cpu_mut(cpus, *cpu)?.writer.sample_without_registers(),
         Op::AddPc {
@@ -382,11 +377,12 @@ fn write_op(cpus: &mut [Cpu], depth: u64, op: &Op) -> Result<Map<String, Value>,
     Ok(Map::new())
 }
 
-fn write_sample(Cpu { fifo, writer }: &mut Cpu, sample: &Sample, depth: u64, trace: &[u64]) {
+fn write_sample(Cpu { fifo, writer }: &mut Cpu, sample: &Sample, walk: Walk, trace: &[u64]) {
+    let trace = if walk.walker { trace } else { &[] };
     writer.sample(
         fifo,
         sample,
-        depth,
+        walk.depth,
         |depth, tracer: &mut Tracer<'_, Fifo>| {
             for &pc in trace.iter().take(depth as usize) {
                 tracer.frame(pc);

@@ -8,10 +8,14 @@ use serde_json::Value;
 /// Version of the format.
 pub const SCHEMA: u64 = 1;
 
-/// What is read of every file, before it is known whether its family is supported.
+/// What is read of every file, before it is known whether its schema is.
 #[derive(Debug, Deserialize)]
 pub struct Head {
     pub schema: u64,
+    #[expect(
+        dead_code,
+        reason = "all families run alike; one that is not known is no scenario"
+    )]
     pub family: Family,
 }
 
@@ -55,7 +59,11 @@ pub struct Config {
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct File {
+    /// Stands for the directory entry; files with the same are one.
     pub cookie: u64,
+    pub path: String,
+    #[serde(default)]
+    pub deleted: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -102,6 +110,21 @@ pub struct Add(pub AddKind, pub u64);
 pub enum AddKind {
     Word,
     U64,
+}
+
+/// What a `hook` operation changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hook {
+    Setup,
+    Start,
+    SwitchEvents,
+    SyncStart,
+    SyncStop,
+    /// 0 removes the walker.
+    Backtrace,
+    /// Whether the caller is an administrator.
+    Capable,
 }
 
 /// A writer operation that arrives while a sync runs.
@@ -249,6 +272,84 @@ pub enum Op {
     DumpRing {
         cpu: u16,
     },
+
+    Open {},
+    Close {},
+    Start {},
+    Stop {},
+    Tick {
+        jiffies: u64,
+    },
+    FsList {},
+    FsRead {
+        path: String,
+        count: Option<u64>,
+        #[serde(default)]
+        offset: u64,
+    },
+    FsWrite {
+        path: String,
+        text: String,
+        #[serde(default)]
+        offset: u64,
+    },
+    Lookup {
+        cookie: u64,
+        len: u64,
+    },
+    Hook {
+        name: Hook,
+        value: i32,
+    },
+
+    X86Sample(X86Sample),
+
+    IbsSetup(IbsSetup),
+    IbsStart {},
+    IbsStop {},
+    IbsNmi(IbsNmi),
+}
+
+/// A sample whose call chain is walked on an x86 stack.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct X86Sample {
+    pub cpu: u16,
+    pub task: u64,
+    pub user: bool,
+    pub ip: u64,
+    pub bp: u64,
+    pub event: u64,
+    pub ia32: bool,
+    /// What is readable, each `[address, word…]`.
+    pub memory: Vec<Vec<u64>>,
+    /// What the kernel's stack dumper reports.
+    pub kernel_trace: Vec<u64>,
+}
+
+/// Settings of AMD's instruction-based sampling.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IbsSetup {
+    pub caps: u32,
+    pub fetch_enable: u64,
+    pub op_enable: u64,
+    pub max_cnt_fetch: u64,
+    pub max_cnt_op: u64,
+    pub rand_enable: u64,
+    pub dispatched_ops: u64,
+    pub branch_target: u64,
+}
+
+/// An interrupt of AMD's instruction-based sampling.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IbsNmi {
+    pub cpu: u16,
+    pub task: u64,
+    pub user: bool,
+    /// Each `[number, value]`; others are 0.
+    pub msrs: Vec<(u32, u64)>,
 }
 
 /// What the original did. Kept as it is: absent keys must be absent.

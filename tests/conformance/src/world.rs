@@ -1,21 +1,24 @@
-//! The guest that a scenario describes.
+//! The guest that a scenario describes, as its words have it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use oprofile_device::control_files::CookieFile;
 use oprofile_device::sync::{Lookup, Mapping, Task, World, unmap_needs_sync};
 
 use crate::ScenarioError;
+use crate::guest::Guest;
 use crate::model;
 
 const PAGE_BYTES: u64 = 4096;
 
-/// Tasks, address spaces and files of a scenario, and which files got a cookie so far.
+/// Tasks, address spaces and files of a scenario, and which files have a cookie.
 #[derive(Debug)]
 pub struct ScriptedWorld {
     files: Vec<model::File>,
     mms: BTreeMap<u64, model::Mm>,
     tasks: BTreeMap<u64, model::Task>,
-    cookies: BTreeSet<u64>,
+    /// While they live: each cookie with the file that it was given for first.
+    cookies: Option<BTreeMap<u64, usize>>,
 }
 
 impl ScriptedWorld {
@@ -29,7 +32,7 @@ impl ScriptedWorld {
             files,
             mms: BTreeMap::new(),
             tasks: BTreeMap::new(),
-            cookies: BTreeSet::new(),
+            cookies: None,
         };
         for mm in mms {
             world.check_files(
@@ -63,8 +66,22 @@ impl ScriptedWorld {
         }
     }
 
-    /// The task, to be changed.
-    pub fn task_mut(&mut self, id: u64) -> Result<&mut model::Task, ScenarioError> {
+    /// Files, by their index.
+    pub fn files(&self) -> &[model::File] {
+        &self.files
+    }
+
+    /// Address spaces, by their id.
+    pub const fn mms(&self) -> &BTreeMap<u64, model::Mm> {
+        &self.mms
+    }
+
+    /// Tasks, by their id.
+    pub const fn tasks(&self) -> &BTreeMap<u64, model::Task> {
+        &self.tasks
+    }
+
+    fn task_mut(&mut self, id: u64) -> Result<&mut model::Task, ScenarioError> {
         self.tasks
             .get_mut(&id)
             .ok_or(ScenarioError::UnknownTask(id))
@@ -74,34 +91,64 @@ impl ScriptedWorld {
         self.mms.get_mut(&id).ok_or(ScenarioError::UnknownMm(id))
     }
 
-    /// Gives `task` another address space, or none.
-    pub fn set_mm(&mut self, task: u64, mm: Option<u64>) -> Result<(), ScenarioError> {
+    /// The cookie of a file, which it has from now on while cookies live.
+    pub fn cookie(&mut self, file: usize) -> u64 {
+        let cookie = self.files[file].cookie;
+        if let Some(cookies) = &mut self.cookies {
+            cookies.entry(cookie).or_insert(file);
+        }
+        cookie
+    }
+}
+
+impl Guest for ScriptedWorld {
+    fn world(&mut self) -> impl World {
+        self
+    }
+
+    fn check_task(&self, task: u64) -> Result<(), ScenarioError> {
+        match self.tasks.contains_key(&task) {
+            true => Ok(()),
+            false => Err(ScenarioError::UnknownTask(task)),
+        }
+    }
+
+    fn set_mm(&mut self, task: u64, mm: Option<u64>) -> Result<(), ScenarioError> {
         self.check_mm(mm)?;
         self.task_mut(task)?.mm = mm;
         Ok(())
     }
 
-    /// Gives `mm` another main program, or none.
-    pub fn set_exe(&mut self, mm: u64, file: Option<usize>) -> Result<(), ScenarioError> {
+    fn set_kthread(&mut self, task: u64, kthread: bool) -> Result<(), ScenarioError> {
+        self.task_mut(task)?.kthread = kthread;
+        Ok(())
+    }
+
+    fn set_ids(&mut self, task: u64, pid: u32, tgid: u32) -> Result<(), ScenarioError> {
+        let task = self.task_mut(task)?;
+        (task.pid, task.tgid) = (pid, tgid);
+        Ok(())
+    }
+
+    fn set_exe(&mut self, mm: u64, file: Option<usize>) -> Result<(), ScenarioError> {
         self.check_files(&file)?;
         self.mm_mut(mm)?.exe = file;
         Ok(())
     }
 
-    /// Replaces all mappings of `mm`.
-    pub fn set_vmas(&mut self, mm: u64, vmas: Vec<model::Vma>) -> Result<(), ScenarioError> {
+    fn set_vmas(&mut self, mm: u64, vmas: Vec<model::Vma>) -> Result<(), ScenarioError> {
         self.check_files(vmas.iter().filter_map(|vma| vma.file.as_ref()))?;
         self.mm_mut(mm)?.vmas = vmas;
         Ok(())
     }
 
-    /// Unlinks `file`. It keeps its cookie, and paths are not compared; so only the index is checked.
-    pub fn mark_deleted(&self, file: usize) -> Result<(), ScenarioError> {
-        self.check_files([&file])
+    fn mark_deleted(&mut self, file: usize) -> Result<(), ScenarioError> {
+        let known = self.files.get_mut(file);
+        known.ok_or(ScenarioError::UnknownFile(file))?.deleted = true;
+        Ok(())
     }
 
-    /// Whether `task` must be followed by a sync when it unmaps memory at `address`.
-    pub fn unmap_needs_sync(&mut self, task: u64, address: u64) -> Result<bool, ScenarioError> {
+    fn unmap_needs_sync(&mut self, task: u64, address: u64) -> Result<bool, ScenarioError> {
         let Some(mm) = self.task_mut(task)?.mm else {
             return Ok(false);
         };
@@ -113,15 +160,26 @@ impl ScriptedWorld {
         Ok(unmap_needs_sync(mappings, address))
     }
 
-    /// Cookies given out so far, ascending.
-    pub const fn cookies(&self) -> &BTreeSet<u64> {
-        &self.cookies
+    fn register_cookies(&mut self) {
+        self.cookies = Some(BTreeMap::new());
     }
 
-    fn cookie(&mut self, file: usize) -> u64 {
-        let cookie = self.files[file].cookie;
-        self.cookies.insert(cookie);
-        cookie
+    fn forget_cookies(&mut self) {
+        self.cookies = None;
+    }
+
+    fn cookies(&self) -> Option<Vec<u64>> {
+        let cookies = self.cookies.as_ref()?;
+        Some(cookies.keys().copied().collect())
+    }
+
+    /// The file that `cookie` was given for first. It is unlinked when any with this cookie is: they are one directory entry.
+    fn cookie_file(&self, cookie: u64) -> Option<CookieFile> {
+        let &first = self.cookies.as_ref()?.get(&cookie)?;
+        let path = self.files.get(first)?.path.clone().into_bytes();
+        let mut same = self.files.iter().filter(|file| file.cookie == cookie);
+        let deleted = same.any(|file| file.deleted);
+        Some(CookieFile { path, deleted })
     }
 }
 

@@ -1,10 +1,11 @@
-//! `cargo xtask fmt`: formats both workspaces.
+//! `cargo xtask fmt`: formats all workspaces.
 
 use crate::cargo::{CargoError, run};
 use crate::repo;
 
-/// Formats the root workspace and the one of the guest images.
+/// Formats the root workspace and those of the guest images and the benchmarks.
 pub fn run_fmt() -> Result<(), CargoError> {
     run(&repo::root(), &["fmt", "--all"])?;
-    run(&repo::images(), &["fmt", "--all"])
+    run(&repo::images(), &["fmt", "--all"])?;
+    run(&repo::bench(), &["fmt"])
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: formatting and clippy, warnings being errors, for both workspaces.
+//! `cargo xtask lint`: formatting and clippy, warnings being errors, for all workspaces.
 
 use crate::cargo::{CargoError, metadata, run};
 use crate::kvm_tests;
@@ -8,11 +8,13 @@ use crate::step::Step;
 /// Freestanding code is built for the host's target, named so that build scripts get no flags of it.
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
-/// Checks the root workspace and the one of the guest images.
+/// Checks the root workspace and those of the guest images and the benchmarks.
 pub fn run_lint() -> Result<(), CargoError> {
     let step = Step::begin("checking the format (cargo xtask fmt puts it right)");
     run(&repo::root(), &["fmt", "--all", "--check"])?;
     run(&repo::images(), &["fmt", "--all", "--check"])?;
+    run(&repo::bench(), &["fmt", "--check"])?;
+    run(&repo::fuzz(), &["fmt", "--all", "--check"])?;
     step.done();
 
     let step = Step::begin("clippy: the workspace");
@@ -36,6 +38,15 @@ pub fn run_lint() -> Result<(), CargoError> {
     clippy(
         &repo::images(),
         &[&bare[..], &["--target", HOST]].concat(),
+        &deny,
+    )?;
+    step.done();
+
+    let step = Step::begin("clippy: the benchmarks and the fuzz targets");
+    clippy(&repo::bench(), &["--all-targets"], &deny)?;
+    clippy(
+        &repo::fuzz(),
+        &["--package=oprofile-fuzz-targets", "--all-targets"],
         &deny,
     )?;
     step.done();

@@ -1,5 +1,6 @@
 //! One module a subcommand.
 
+mod bench;
 mod conformance;
 mod demo;
 mod fmt;
@@ -28,6 +29,8 @@ pub enum Command {
     Lint,
     /// Runs a folder of golden scenarios of OProfile's pipeline.
     Conformance(conformance::Arguments),
+    /// Measures the device and the agent.
+    Bench(bench::Arguments),
     /// Runs the fuzz targets.
     Fuzz(fuzz::Arguments),
     /// Formats the code.
@@ -48,6 +51,7 @@ impl Command {
             Self::Test(arguments) => test::run(&arguments),
             Self::Lint => lint::run_lint().map(done).map_err(Failure::new),
             Self::Conformance(arguments) => conformance::run(&arguments),
+            Self::Bench(arguments) => bench::run_bench(&arguments),
             Self::Fuzz(arguments) => fuzz::run(&arguments),
             Self::Fmt => fmt::run_fmt().map(done).map_err(Failure::new),
             Self::Lab(arguments) => lab::run(arguments),

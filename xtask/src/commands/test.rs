@@ -28,6 +28,12 @@ const GUEST_CRATES: &[&str] = &[
     "--package=tiny-kernel",
 ];
 
+/// The benchmarks' workspace: their own tests; what they measure is for `cargo xtask bench`.
+const BENCHMARKS: &str = "bench/Cargo.toml";
+
+/// The fuzz targets' workspace: every input of the corpus once, without libFuzzer; new ones are for `cargo xtask fuzz`.
+const FUZZ_TARGETS: &[&str] = &["fuzz/Cargo.toml", "--package=oprofile-fuzz-targets"];
+
 /// Checks everything: format, clippy, all tests. Tests that need KVM run on this machine if a probe
 /// finds its KVM real, else in the lab; that they cannot be run is a failure.
 #[derive(Debug, Args)]
@@ -68,6 +74,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         for arguments in [
             ["test", "--no-fail-fast", "--workspace"].as_slice(),
             &[&["test", "--no-fail-fast", "--manifest-path"], GUEST_CRATES].concat(),
+            &["test", "--no-fail-fast", "--manifest-path", BENCHMARKS],
+            &[&["test", "--no-fail-fast", "--manifest-path"], FUZZ_TARGETS].concat(),
         ] {
             let (passed, stdout) = cargo::run_and_keep(arguments, HOST_LIMIT)?;
             tally += Tally::of(&stdout);

@@ -7,7 +7,7 @@ use vm_memory::GuestMemoryBackend;
 use super::{Anchor, Found, MAX_VMAS, Neighbours, Order, Vma};
 use crate::fault::Fault;
 use crate::guest::layout::ListLayout;
-use crate::guest::walker::{Stop, Walker};
+use crate::guest::walker::{Copied, Stop, Walker};
 
 /// Goes along the list of `mm` until `visit` ends it. The list must ascend, so one that leads back into itself is found out at
 /// once; one that goes on for ever ends by the number of VMAs that the address space says it has.
@@ -27,13 +27,14 @@ fn follow<M: GuestMemoryBackend>(
     // Both were read, so neither wraps; nor does the link of a VMA that was.
     let mut word = mm.wrapping_add(u64::from(layout.head));
     let mut end = 0;
+    let mut copied = Copied::EMPTY;
     // One more than there are: an insertion may be half done.
     for _ in 0..=count.min(MAX_VMAS) {
         let anchor = Anchor::new(word, pointer);
         if pointer == 0 {
             return Ok(Some(anchor));
         }
-        let (vma, copied) = Vma::read_whole(walker, mm, pointer)?;
+        let vma = Vma::read_into(walker, mm, pointer, &mut copied)?;
         if vma.start < end {
             break;
         }

@@ -77,11 +77,11 @@ impl Node {
         })
     }
 
-    const fn layout(self, layout: &MapleLayout) -> NodeLayout {
+    const fn layout(self, layout: &MapleLayout) -> &NodeLayout {
         match self.kind {
-            Kind::Dense => layout.dense,
-            Kind::Leaf | Kind::Range => layout.range,
-            Kind::AllocationRange => layout.arange,
+            Kind::Dense => &layout.dense,
+            Kind::Leaf | Kind::Range => &layout.range,
+            Kind::AllocationRange => &layout.arange,
         }
     }
 
@@ -113,9 +113,9 @@ impl Range {
 }
 
 /// A copy of pivots and slots.
-struct Content {
-    layout: NodeLayout,
-    copied: Copied,
+struct Content<'a> {
+    layout: &'a NodeLayout,
+    copied: &'a Copied,
     node: Node,
     /// What the node stands for.
     range: Range,
@@ -130,25 +130,29 @@ struct Slot {
     range: Range,
 }
 
-impl Content {
+impl<'a> Content<'a> {
+    #[inline]
     fn read<M: GuestMemoryBackend>(
         walker: &mut Walker<'_, M>,
-        layout: &MapleLayout,
+        layout: &'a MapleLayout,
         node: Node,
         range: Range,
+        copied: &'a mut Copied,
     ) -> Result<Self, Stop> {
         let layout = node.layout(layout);
+        walker.window(node.address, layout.window, Fault::BadMapping, copied)?;
         Ok(Self {
             layout,
-            copied: walker.window(node.address, layout.window, Fault::BadMapping)?,
+            copied,
             node,
             range,
         })
     }
 
     /// The slot with this number that begins at `first`; `None` behind the last in use.
+    #[inline]
     fn slot(&self, number: usize, first: u64) -> Option<Slot> {
-        let NodeLayout {
+        let &NodeLayout {
             pivots,
             pivot_count,
             slots,
@@ -254,8 +258,9 @@ fn descend<M: GuestMemoryBackend>(
         }));
     };
     let mut range = Range::ALL;
+    let mut copied = Copied::EMPTY;
     for _ in 0..MAX_LEVELS {
-        let content = Content::read(walker, layout, node, range)?;
+        let content = Content::read(walker, layout, node, range, &mut copied)?;
         let slot = content.find(index);
         if is_dead(walker, node.address)? {
             return Ok(None);
@@ -366,7 +371,9 @@ impl Subtree<'_, '_> {
         let bad = Stop::Bad(Fault::BadTree, node.address);
         let levels_left = levels_left.checked_sub(1).ok_or(bad)?;
         self.nodes_left = self.nodes_left.checked_sub(1).ok_or(bad)?;
-        let content = Content::read(walker, &self.layout, node, range)?;
+        let layout = self.layout;
+        let mut copied = Copied::EMPTY;
+        let content = Content::read(walker, &layout, node, range, &mut copied)?;
         if is_dead(walker, node.address)? {
             return Err(Stop::Changed);
         }

@@ -43,17 +43,20 @@ impl Vma {
         mm: u64,
         pointer: u64,
     ) -> Result<Self, Stop> {
-        Ok(Self::read_whole(walker, mm, pointer)?.0)
+        let mut copied = Copied::EMPTY;
+        Self::read_into(walker, mm, pointer, &mut copied)
     }
 
     /// As [`Vma::read`], with what else was copied: the store's fields are in there.
-    fn read_whole<M: GuestMemoryBackend>(
+    #[inline]
+    fn read_into<M: GuestMemoryBackend>(
         walker: &mut Walker<'_, M>,
         mm: u64,
         pointer: u64,
-    ) -> Result<(Self, Copied), Stop> {
+        copied: &mut Copied,
+    ) -> Result<Self, Stop> {
         let layout = walker.layout.vma;
-        let copied = walker.window(pointer, layout.window, Fault::BadMapping)?;
+        walker.window(pointer, layout.window, Fault::BadMapping, copied)?;
         let vma = Self {
             pointer,
             start: copied.u64(layout.start),
@@ -65,7 +68,7 @@ impl Vma {
         if copied.u64(layout.mm) != mm || vma.start >= vma.end {
             return Err(Stop::Bad(Fault::BadMapping, pointer));
         }
-        Ok((vma, copied))
+        Ok(vma)
     }
 
     /// Whether `address` lies in it.
@@ -137,6 +140,13 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// One that nothing led to.
+    #[cfg(test)]
+    pub(super) const fn unanchored(vma: Vma) -> Self {
+        let anchor = Anchor::new(0, 0);
+        Self { vma, anchor }
+    }
+
     /// Whether the guest still leads to it and has it so, as far as [`Anchor::check`] can tell.
     pub fn check<M: GuestMemoryBackend>(
         &self,
@@ -198,6 +208,18 @@ impl Place {
         vma.filter(|vma| vma.contains(address))
     }
 
+    /// That VMA, with what led to it.
+    pub fn found(&self, address: u64) -> Option<Found> {
+        let found = match &self.trail {
+            Trail::List(near) | Trail::RbTree(near) => near.at.map(|vma| Found {
+                vma,
+                anchor: near.anchor,
+            }),
+            Trail::Maple(spot) => spot.found,
+        };
+        found.filter(|found| found.vma.contains(address))
+    }
+
     /// Whether the guest still leads there.
     pub fn check<M: GuestMemoryBackend>(
         &self,
@@ -254,6 +276,23 @@ pub(super) fn find<M: GuestMemoryBackend>(
     })
 }
 
+/// Whether a VMA that was found some time ago is still there and as it was. Only a maple tree can tell without a search: its nodes
+/// are dead when they are taken out. Of the other stores what is remembered never counts as proven.
+pub(super) fn is_still_there<M: GuestMemoryBackend>(
+    walker: &mut Walker<'_, M>,
+    mm: u64,
+    found: &Found,
+) -> Result<bool, Stop> {
+    if !matches!(walker.layout.mm.store, StoreLayout::Maple(_)) {
+        return Ok(false);
+    }
+    match found.check(walker, mm) {
+        Ok(()) => Ok(true),
+        Err(Stop::Changed | Stop::Bad(Fault::BadMapping | Fault::BadTree, _)) => Ok(false),
+        Err(stop) => Err(stop),
+    }
+}
+
 /// The first VMA of `mm` that ends above `address`, whether it holds it or not. It is as the guest had it a moment ago.
 #[cfg_attr(
     not(any(test, feature = "test-utils")),
@@ -277,10 +316,6 @@ pub(super) fn first_above<M: GuestMemoryBackend>(
 ///
 /// They are as the guest had them one after the other, which need not be how it ever had them all: one that is used later is checked
 /// then. After an error what was visited is worth nothing.
-#[cfg_attr(
-    not(any(test, feature = "test-utils")),
-    expect(dead_code, reason = "tables of an address space are yet to be built")
-)]
 pub(super) fn walk<M: GuestMemoryBackend>(
     walker: &mut Walker<'_, M>,
     mm: u64,

@@ -22,8 +22,8 @@ struct Link {
 /// A node that was copied.
 struct Node {
     found: Found,
-    copied: Copied,
-    node: u64,
+    left: Link,
+    right: Link,
 }
 
 impl Link {
@@ -40,11 +40,13 @@ impl Link {
     }
 
     /// Copies the VMA that it leads to; `None` at the end of a branch.
+    #[inline]
     fn follow<M: GuestMemoryBackend>(
         self,
         walker: &mut Walker<'_, M>,
         layout: RbTreeLayout,
         mm: u64,
+        copied: &mut Copied,
     ) -> Result<Option<Node>, Stop> {
         let Self { word, node } = self;
         if node == 0 {
@@ -52,23 +54,18 @@ impl Link {
         }
         let pointer = node.checked_sub(u64::from(layout.node));
         let pointer = pointer.ok_or(Stop::Bad(Fault::BadMapping, node))?;
-        let (vma, copied) = Vma::read_whole(walker, mm, pointer)?;
+        let vma = Vma::read_into(walker, mm, pointer, copied)?;
         let anchor = Anchor::new(word, node);
+        let child = |child: RbChild| Self {
+            // It was copied, so this does not wrap.
+            word: node.wrapping_add(u64::from(child.in_node)),
+            node: copied.u64(child.in_window),
+        };
         Ok(Some(Node {
             found: Found { vma, anchor },
-            copied,
-            node,
+            left: child(layout.left),
+            right: child(layout.right),
         }))
-    }
-}
-
-impl Node {
-    fn child(&self, child: RbChild) -> Link {
-        Link {
-            // It was copied, so this does not wrap.
-            word: self.node.wrapping_add(u64::from(child.in_node)),
-            node: self.copied.u64(child.in_window),
-        }
     }
 }
 
@@ -80,8 +77,9 @@ pub(super) fn search<M: GuestMemoryBackend>(
 ) -> Result<Neighbours, Stop> {
     let (mut before, mut at) = (None, None::<Found>);
     let mut link = Link::root(walker, layout, mm)?;
+    let mut copied = Copied::EMPTY;
     for _ in 0..MAX_LEVELS {
-        let Some(node) = link.follow(walker, layout, mm)? else {
+        let Some(node) = link.follow(walker, layout, mm, &mut copied)? else {
             let end = Anchor::new(link.word, 0);
             return Ok(Neighbours {
                 before,
@@ -92,7 +90,7 @@ pub(super) fn search<M: GuestMemoryBackend>(
         let vma = node.found.vma;
         if vma.end <= address {
             before = Some(vma);
-            link = node.child(layout.right);
+            link = node.right;
             continue;
         }
         at = Some(node.found);
@@ -104,7 +102,7 @@ pub(super) fn search<M: GuestMemoryBackend>(
                 anchor: node.found.anchor,
             });
         }
-        link = node.child(layout.left);
+        link = node.left;
     }
     Err(Stop::Bad(Fault::BadTree, mm))
 }
@@ -119,14 +117,14 @@ pub(super) fn walk<M: GuestMemoryBackend>(
     let mut above: [Option<(Found, Link)>; MAX_LEVELS] = [None; MAX_LEVELS];
     let mut depth = 0;
     let mut link = Link::root(walker, layout, mm)?;
+    let mut copied = Copied::EMPTY;
     // Ends: each turn goes one level down, or up past a VMA, of which the order allows only so many.
     loop {
-        if let Some(node) = link.follow(walker, layout, mm)? {
+        if let Some(node) = link.follow(walker, layout, mm, &mut copied)? {
             let room = above.get_mut(depth);
-            *room.ok_or(Stop::Bad(Fault::BadTree, mm))? =
-                Some((node.found, node.child(layout.right)));
+            *room.ok_or(Stop::Bad(Fault::BadTree, mm))? = Some((node.found, node.right));
             depth += 1;
-            link = node.child(layout.left);
+            link = node.left;
             continue;
         }
         let Some((found, right)) = depth.checked_sub(1).and_then(|top| above[top]) else {

@@ -1,29 +1,29 @@
 //! Call chains by frame pointers: the pushed RBP leads to the caller's, the return address is next to it.
 
+use oprofile_guest_agent::x86_backtrace::{Frame, follow};
+
 use crate::arch::context::Context;
 use crate::mm::MODULE_AREA;
 use crate::mm::boot::image;
 use crate::task::Task;
 
 /// Offers up to `depth` return addresses, nearest caller first, until `frame` refuses one. A kernel chain ends where the kernel was
-/// entered: it is not continued into user mode.
-pub fn walk(context: &Context, task: &Task, depth: u32, mut frame: impl FnMut(u64) -> bool) {
+/// entered: it is not continued into user mode. A return address of 0 ends a chain as well.
+pub fn walk(context: &Context, task: &Task, depth: u32, frame: impl FnMut(u64) -> bool) {
     let user = context.is_user();
-    let mut pointer = context.rbp;
-    for _ in 0..depth {
+    let read = |pointer| {
         let words = if user {
             task.space().and_then(|mm| mm.two_words(pointer))
         } else {
             kernel_words(task, pointer)
         };
-        let Some([next, address]) = words else {
-            return;
-        };
-        if address == 0 || !frame(address) || next <= pointer {
-            return;
-        }
-        pointer = next;
-    }
+        let [next, return_address] = words?;
+        (return_address != 0).then_some(Frame {
+            next,
+            return_address,
+        })
+    };
+    follow(context.rbp, depth, read, frame);
 }
 
 fn kernel_words(task: &Task, pointer: u64) -> Option<[u64; 2]> {

@@ -180,12 +180,22 @@ pub fn sample(context: &Context) {
         });
 }
 
-/// Has the samples of an address space resolved, before part of it goes away or all of it.
-pub fn flush_space(mm: &Mm) {
-    let flush = HANDLES.lock().as_ref().and_then(|handles| handles.flush);
-    if let Some(flush) = flush {
+/// Has the samples of an address space resolved, before a task gives it up.
+pub fn before_release(mm: &Mm) {
+    if let Some(flush) = flush() {
         flush.before_release(&platform::Kernel, ptr::from_ref(mm) as u64);
     }
+}
+
+/// Has the samples of an address space resolved, before executable memory of it is unmapped.
+pub fn before_unmap(mm: &Mm) {
+    if let Some(flush) = flush() {
+        flush.before_unmap(&platform::Kernel, ptr::from_ref(mm) as u64, true);
+    }
+}
+
+fn flush() -> Option<Flush<MmioTransport>> {
+    HANDLES.lock().as_ref().and_then(|handles| handles.flush)
 }
 
 /// This processor has nothing to run. Interrupts are off.

@@ -1,6 +1,6 @@
 //! Page tables of four or five levels (Intel SDM 3A §4.5).
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::arch::instructions::five_level_paging;
 use crate::mm::physical_to_virtual;
@@ -40,9 +40,19 @@ pub struct OutOfMemory;
 /// Where new tables come from: zeroed frames.
 pub type TableSource<'a> = &'a mut dyn FnMut() -> Option<u64>;
 
-/// Levels in use: 4 or 5.
+/// Levels in use, once somebody has asked; 0 before.
+static LEVELS: AtomicUsize = AtomicUsize::new(0);
+
+/// Levels in use: 4 or 5. They do not change after boot, and asking the processor leaves the guest (KVM intercepts reads of CR4).
 pub fn levels() -> usize {
-    if five_level_paging() { 5 } else { 4 }
+    match LEVELS.load(Ordering::Relaxed) {
+        0 => {
+            let levels = if five_level_paging() { 5 } else { 4 };
+            LEVELS.store(levels, Ordering::Relaxed);
+            levels
+        }
+        levels => levels,
+    }
 }
 
 /// A set of page tables, by the physical address of its root.

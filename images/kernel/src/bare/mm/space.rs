@@ -171,7 +171,7 @@ impl Mm {
             .collect();
         // Samples of code that is about to go must be resolved while it is still there.
         if hit.iter().any(|(.., code)| *code) {
-            agent::flush_space(self);
+            agent::before_unmap(self);
         }
         for (area_start, area_end, _) in hit {
             let (from, to) = (area_start.max(start), area_end.min(end));

@@ -137,7 +137,7 @@ pub fn exec(path: &[u8], argument: Vec<u8>) -> Result<Context, Errno> {
     let process = task.process.as_ref().ok_or(Errno::INVALID)?;
     let image = exec::load(path)?;
     if let Some(mm) = task.space() {
-        agent::flush_space(mm);
+        agent::before_release(mm);
     }
     process.close_files();
     *process.argument.lock() = argument;
@@ -160,7 +160,7 @@ pub fn exit(code: u64) -> ! {
     let task = current();
     let pid = task.pid;
     if let Some(mm) = task.space() {
-        agent::flush_space(mm);
+        agent::before_release(mm);
     }
     task.flags.fetch_or(EXITING, Ordering::AcqRel);
     drop_space(scheduler::change_space(ptr::null_mut()));
