@@ -90,6 +90,23 @@ pub fn escape_component(component: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Another form of an escaped path, for a name whose own form is taken by a different one. No name is escaped like this, and
+/// the form of such a form is another one again.
+pub fn escape_again(escaped: &[u8]) -> Vec<u8> {
+    const MARK: &[u8] = b"%~";
+    let start = escaped
+        .iter()
+        .rposition(|byte| *byte == b'/')
+        .map_or(0, |slash| slash + 1);
+    let (directory, component) = escaped.split_at(start);
+    if component.len() + MARK.len() <= MAX_COMPONENT {
+        return [escaped, MARK].concat();
+    }
+    let hash = format!("%~{:016x}", fnv1a(component));
+    let kept = &component[..MAX_COMPONENT - hash.len() - MARK.len()];
+    [directory, kept, hash.as_bytes(), MARK].concat()
+}
+
 /// The escaped name of an anonymous region, for use in `{anon:NAME}`.
 pub fn escape_region_name(name: &[u8]) -> Vec<u8> {
     let mut escaped = escape_component(name);
@@ -185,6 +202,21 @@ mod tests {
         let deep = escape_path(&b"/abcdefgh".repeat(600));
         assert!(deep.len() <= MAX_PATH && deep.ends_with(b"/abcdefgh"));
         assert_ne!(deep, escape_path(&b"/abcdefgh".repeat(601)));
+    }
+
+    #[test]
+    fn other_forms_stay_within_their_limit_and_differ_from_each_other_and_all_names() {
+        for name in [&b"/a/b"[..], &[b'n'; 300], &[b'%'; 84], b""] {
+            let mut forms = vec![escape_path(name)];
+            for _ in 0..200 {
+                let form = escape_again(&forms[forms.len() - 1]);
+                assert!(form.ends_with(b"%~") && !forms.contains(&form));
+                let component = form.rsplit(|byte| *byte == b'/').next().unwrap();
+                assert!(component.len() <= MAX_COMPONENT);
+                assert_ne!(escape_path(&form), form);
+                forms.push(form);
+            }
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Control requests: their execution.
 
+use std::mem;
 use std::sync::Arc;
 
 use oprofile_wire::control::{MAX_REQUEST_BYTES, Response, flag, status};
@@ -100,7 +101,7 @@ impl Engine {
         collected: Result<(), ChainError>,
         link: &mut Link<M>,
     ) -> bool {
-        let mut bytes = std::mem::take(&mut self.request_bytes);
+        let mut bytes = mem::take(&mut self.request_bytes);
         let memory = Arc::clone(&link.memory);
         let read = collected.and_then(|()| {
             bytes.resize(self.segments.readable_bytes(), 0);
@@ -166,7 +167,7 @@ impl Engine {
         if freed.is_empty() {
             return;
         }
-        let (released, held) = std::mem::take(&mut self.held)
+        let (released, held) = mem::take(&mut self.held)
             .into_iter()
             .partition(|held: &Held| freed.contains(&held.ticket));
         self.held = held;
@@ -304,7 +305,7 @@ impl Engine {
             hello.init_task.get(),
             self.late_samples,
         );
-        let guest = guest.map_err(|error| {
+        let mut guest = guest.map_err(|error| {
             self.faults.explain(Fault::BadKernel, || {
                 format!("Guest's kernel description is refused: {error}")
             });
@@ -315,6 +316,7 @@ impl Engine {
             description.kernel_start,
             description.kernel_end,
         )));
+        guest.inherit(mem::take(&mut self.budget));
         self.guest = Some(guest);
         self.said_hello = true;
         self.quiesced = false;
@@ -331,7 +333,9 @@ impl Engine {
         }
         let freed = self.pipeline.mortuary_mut().unregister();
         self.release(&freed, link);
-        self.guest = None;
+        if let Some(guest) = self.guest.take() {
+            self.budget = guest.into_budget();
+        }
         self.lists = crate::control::lists::Lists::default();
         self.totals.fill(super::samples::Totals::default());
     }

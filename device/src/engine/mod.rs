@@ -22,7 +22,7 @@ use crate::cookies::{CookieTarget, Cookies};
 use crate::event_buffer::SharedEvents;
 use crate::fault::{Fault, FaultLog};
 use crate::front::chain::Segments;
-use crate::guest::{Guest, GuestWorld};
+use crate::guest::{Budget, Guest, GuestWorld};
 use crate::kernel::Kernel;
 use crate::settings::Settings;
 use crate::sync::Pipeline;
@@ -46,6 +46,8 @@ pub(crate) struct Engine {
     cookies: Cookies,
     /// The guest whose hello is in force.
     guest: Option<Guest>,
+    /// What a guest may cost; with the guest while there is one, and handed on to the next.
+    budget: Budget,
     kernel: Option<Arc<Kernel>>,
     lists: Lists,
     held: Vec<Held>,
@@ -75,6 +77,7 @@ impl Engine {
             pipeline: Pipeline::default(),
             cookies: Cookies::default(),
             guest: None,
+            budget: Budget::default(),
             kernel: None,
             lists: Lists::default(),
             held: Vec::new(),
@@ -175,8 +178,9 @@ impl Engine {
 
     /// The periodic sync. It also looks for requests, in case a notification went astray.
     pub fn tick<M: GuestMemoryBackend>(&mut self, link: Option<&mut Link<M>>) {
-        if let Some(guest) = &mut self.guest {
-            guest.tick();
+        match &mut self.guest {
+            Some(guest) => guest.tick(),
+            None => self.budget.tick(),
         }
         let Some(link) = link else {
             return;

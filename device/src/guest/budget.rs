@@ -21,7 +21,7 @@ pub(crate) const PER_TICK: u32 = 512 * 1024;
 
 /// What is left.
 #[derive(Clone, Debug)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     ahead: u32,
     tick: u32,
 }

@@ -35,6 +35,7 @@ mod world;
 use thiserror::Error;
 use vm_memory::GuestMemoryBackend;
 
+pub(crate) use budget::Budget;
 #[cfg(any(test, feature = "test-utils"))]
 pub(crate) use budget::{PER_QUESTION, PER_TICK};
 pub use tables::{MAX_REGIONS, MAX_TABLES};
@@ -121,5 +122,15 @@ impl Guest {
     /// Another period of [`SYNC_PERIOD`](crate::SYNC_PERIOD) begins.
     pub fn tick(&mut self) {
         self.remembered.budget.tick();
+    }
+
+    /// Goes on with what the guest before left of its budget: else a driver that says hello again would have another one.
+    pub fn inherit(&mut self, budget: Budget) {
+        self.remembered.budget = budget;
+    }
+
+    /// Ends it; what is left of its budget.
+    pub fn into_budget(self) -> Budget {
+        self.remembered.budget
     }
 }

@@ -5,7 +5,7 @@ use oprofile_wire::sample::{ESCAPE, MAX_BUFFER_BYTES, note, note_word};
 use virtio_bindings::virtio_ring::VRING_DESC_F_INDIRECT;
 
 use super::*;
-use crate::test_utils::{Descriptor, KERNEL_START, LINEAR_BASE, USER_END};
+use crate::test_utils::{Descriptor, KERNEL_START, LINEAR_BASE, Ring, USER_END};
 use crate::{Account, Fault, OpenError};
 
 /// The account after a good sample of vCPU 1 came through beside whatever vCPU 0 did.
@@ -202,6 +202,46 @@ fn a_guest_made_to_burn_the_host_runs_out_of_budget() {
     assert_eq!((ends, account.sync.raced), (8_000, 0));
     assert!(account.sync.throttled > 0 && account.sync.no_mapping > 0);
     assert_eq!(account.sync.file, 1);
+}
+
+#[test]
+fn neither_another_hello_nor_a_reset_renews_the_budget() {
+    let (mut driver, _) = driver(1);
+    let victim = process(&mut driver.guest, 9, b"victim");
+    let vmas: Vec<_> = (1..1_500)
+        .map(|page| VmaSpec {
+            start: page << 12,
+            end: (page + 1) << 12,
+            page_offset: 0,
+            file: 0,
+        })
+        .collect();
+    driver.guest.set_vmas(victim.mm, &vmas);
+    let mut resolved = 0;
+    for round in 0..4 {
+        let mut buffer = driver.buffer(0).user(victim.task);
+        for address in 0..8_000 {
+            buffer = buffer.sample(TEXT + (1 << 30) + address);
+        }
+        let before = driver.device.account().sync.no_mapping;
+        driver.post(0, &buffer);
+        driver.ring(0);
+        let more = driver.device.account().sync.no_mapping - before;
+        assert!(more < 8_000);
+        match round {
+            0 => resolved = more,
+            _ => assert!(more < resolved / 2, "round {round}: {more}, not {resolved}"),
+        }
+        if round % 2 != 0 {
+            driver.device.reset();
+            driver.rings = (0..2)
+                .map(|_| Ring::new(driver.guest.memory(), driver.guest.allocate(Ring::BYTES)))
+                .collect();
+            driver.activate(driver.device.features());
+        }
+        driver = driver.hello();
+    }
+    assert!(driver.device.account().adds_up());
 }
 
 #[test]

@@ -20,6 +20,9 @@ use crate::symbol_elf;
 pub(super) const MAX_IMAGES: usize = 16_384;
 /// Most cookies remembered; further ones are asked for each time.
 const MAX_COOKIES: usize = 65_536;
+/// Most names that are escaped alike. A guest makes them with doubled slashes; real ones are two, a file and another that is
+/// called like it with the mark of a deleted one.
+const MAX_NAMESAKES: u32 = 64;
 /// Most kernel images that share a name and differ in content.
 const MAX_INCARNATIONS: u32 = 64;
 /// Largest guest file copied into the guest tree. Larger ones are reported without symbols.
@@ -155,7 +158,7 @@ impl Images {
             guest_path.clone()
         };
         let mut path = guest_path::escape_path(&shown);
-        loop {
+        for _ in 0..MAX_NAMESAKES {
             let name = ImageName::Root(path);
             let Some(&id) = self.by_name.get(&name) else {
                 let source = Source::File {
@@ -172,15 +175,16 @@ impl Images {
             {
                 return Ok(id);
             }
-            // Taken by a kernel image or by another name of equal hash. No escaped name ends like this.
+            // Taken by a kernel image, or by another name that is escaped alike: one with more slashes, or of equal hash.
             let ImageName::Root(taken) = name else {
                 return Err(Full);
             };
-            path = [&taken[..], b"%~"].concat();
+            path = guest_path::escape_again(&taken);
             if path.len() > guest_path::MAX_PATH {
                 return Err(Full);
             }
         }
+        Err(Full)
     }
 
     /// Takes in a kernel image as it is now.
@@ -437,6 +441,32 @@ mod tests {
         assert_eq!(images.kernel(&late), Err(Full));
         assert_eq!(images.kernel.resolved(&late), Some(Err(Full)));
         assert_eq!(images.kernel(&late), Err(Full));
+    }
+
+    #[test]
+    fn names_that_are_escaped_alike_stay_apart_and_are_bounded() {
+        for name in [&b"/bin/work"[..], &[&b"/"[..], &[b'n'; 300]].concat()] {
+            let mut images = Images::new(0);
+            let mut file = |slashes| {
+                let path = [&vec![b'/'; slashes], name].concat();
+                let target = CookieTarget::File {
+                    path,
+                    deleted: false,
+                };
+                images.add_cookie(slashes as u64, target)
+            };
+            let made: Vec<_> = (0..MAX_NAMESAKES as usize).map(&mut file).collect();
+            assert!(made.iter().all(Result::is_ok));
+            assert_eq!(file(MAX_NAMESAKES as usize).unwrap_err(), Full);
+            assert_eq!(images.images.len(), MAX_NAMESAKES as usize);
+            for image in &images.images {
+                let ImageName::Root(path) = &image.name else {
+                    panic!("{image:?}")
+                };
+                let component = path.rsplit(|byte| *byte == b'/').next().unwrap();
+                assert!(component.len() <= guest_path::MAX_COMPONENT);
+            }
+        }
     }
 
     #[test]
