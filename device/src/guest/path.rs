@@ -13,6 +13,9 @@ const MAX_NAME: usize = 255;
 /// Longest path (Linux's `PATH_MAX`).
 const MAX_PATH: usize = 4_096;
 
+/// What a file is called that is in no directory and has no name: not absolute, so no file of the guest has this path.
+const NO_NAME: &[u8] = b"[no name]";
+
 /// Most steps, over names and mounts together, from a file up to the root.
 const MAX_STEPS: usize = 256;
 
@@ -138,7 +141,8 @@ impl PathBuilder {
     /// The path; of nothing it is the root.
     fn finish(&self, is_detached: bool) -> Path {
         let bytes = match self.bytes.get(self.start..).unwrap_or_default() {
-            b"" if !is_detached => b"/".to_vec(),
+            b"" if is_detached => NO_NAME.to_vec(),
+            b"" => b"/".to_vec(),
             bytes => bytes.to_vec(),
         };
         Path { bytes, is_detached }

@@ -118,11 +118,14 @@ fn a_file_in_no_directory_has_its_own_name_and_counts_as_deleted() {
     // Such files are on a mount that is not in the tree.
     let root = guest.dentry(None, b"/");
     let internal = guest.mount(root, None);
-    for name in [&b"memfd:jit code"[..], b"SYSV00000000", b"dev/zero", b""] {
+    for name in [&b"memfd:jit code"[..], b"SYSV00000000", b"dev/zero"] {
         let dentry = guest.dentry(None, name);
         let file = guest.file_on(internal, dentry);
         assert_eq!(path_of(&guest, file), (name.to_vec(), true));
     }
+    let nameless = guest.dentry(None, b"");
+    let file = guest.file_on(internal, nameless);
+    assert_eq!(path_of(&guest, file), (b"[no name]".to_vec(), true));
     // What a mount does not show ends at its file system's root.
     let outside = guest.dentry(Some(root), b"outside");
     let shown = guest.dentry(Some(root), b"shown");
