@@ -250,7 +250,11 @@ fn converse(input: &Input) {
         buffer_watershed: 256,
         ..Settings::default()
     };
-    let mut machine = Machine::new(Scene::new(&ScenePlan::default(), layouts::LIST), settings);
+    let mut machine = Machine::new(
+        Scene::new(&ScenePlan::default(), layouts::LIST),
+        settings,
+        true,
+    );
     assert!(machine.activate(machine.device.features()));
     if input.says_hello {
         assert!(machine.hello(), "the guest is as it says");

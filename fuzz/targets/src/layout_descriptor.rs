@@ -13,7 +13,7 @@ use oprofile_wire::layout::{
 use zerocopy::IntoBytes;
 
 use crate::layouts::{self, Kernel};
-use crate::ram::WatchedRam;
+use crate::ram::{ACCESSES_PER_READ, WatchedRam};
 use crate::scene::{Scene, ScenePlan, TEXT};
 
 /// An id that no field has.
@@ -164,7 +164,7 @@ fn walk(layout: &[u8], scene: &Scene, addresses: &[u16]) {
         for &address in addresses.iter().take(32) {
             let gva = TEXT + u64::from(address) * 0x400;
             let (_, accesses) = ram.count(|| world.lookup(mm, gva));
-            assert!(accesses <= 2 * WORK_PER_QUESTION);
+            assert!(accesses <= ACCESSES_PER_READ * WORK_PER_QUESTION);
         }
     }
 }

@@ -12,7 +12,7 @@ use oprofile_wire::{CONTROL_QUEUE, QUEUE_SIZE, sample_queue};
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::ram::WatchedRam;
+use crate::ram::{ACCESSES_PER_READ, WatchedRam};
 use crate::scene::Scene;
 
 /// vCPUs of a machine.
@@ -23,7 +23,8 @@ pub const VCPUS: u16 = 2;
 const ACCESSES_PER_CHAIN: u64 = 4 * QUEUE_SIZE as u64 + 32;
 
 /// Accesses for one sync: the walk (see `objects`) and a queue full of chains.
-const ACCESSES_PER_SYNC: u64 = 2 * WORK_PER_SYNC + QUEUE_SIZE as u64 * ACCESSES_PER_CHAIN;
+const ACCESSES_PER_SYNC: u64 =
+    ACCESSES_PER_READ * WORK_PER_SYNC + QUEUE_SIZE as u64 * ACCESSES_PER_CHAIN;
 
 /// Accesses for a request by itself: its chain, and the check of a description.
 const ACCESSES_PER_REQUEST: u64 = ACCESSES_PER_CHAIN + 4_096;
@@ -72,11 +73,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine whose device is not active.
+    /// A machine whose device is not active. Only watched RAM changes while it is read.
     #[must_use]
-    pub fn new(mut scene: Scene, settings: Settings) -> Self {
+    pub fn new(mut scene: Scene, settings: Settings, is_watched: bool) -> Self {
         let device = Device::new(settings).expect("the settings are valid");
-        let ram = Arc::new(WatchedRam::new(&scene.guest.memory()));
+        let memory = scene.guest.memory();
+        let ram = Arc::new(WatchedRam::maybe_watched(&memory, is_watched));
         let start = scene.guest.allocate(CHAIN_BYTES);
         let rings = Self::new_rings(&mut scene.guest);
         let reader = device.open_events().expect("nobody else reads");

@@ -20,9 +20,13 @@ pub struct Change {
     pub word: u64,
 }
 
-/// A region that is never given out as a whole: who wants to read it again asks again.
+/// Most accesses for one read: to look for its region in vain, for each of two regions that touch, for what is behind them.
+pub const ACCESSES_PER_READ: u64 = 4;
+
+/// A region. Of watched RAM it is never given out as a whole: who wants to read it again asks again.
 #[derive(Debug)]
 pub struct WatchedRegion {
+    is_watched: bool,
     memory: GuestMemoryMmap,
     start: GuestAddress,
     length: GuestUsize,
@@ -47,7 +51,7 @@ impl GuestMemoryRegion for WatchedRegion {
         count: usize,
     ) -> Result<VolatileSlice<'_, BS<'_, ()>>, GuestMemoryError> {
         let region = self.memory.find_region(self.start);
-        let region = region.filter(|_| count as u64 != self.length);
+        let region = region.filter(|_| !self.is_watched || count as u64 != self.length);
         region
             .ok_or(GuestMemoryError::HostAddressNotAvailable)?
             .get_slice(offset, count)
@@ -75,11 +79,18 @@ impl WatchedRam {
     /// Watches `inner`.
     #[must_use]
     pub fn new(inner: &GuestMemoryMmap) -> Self {
+        Self::maybe_watched(inner, true)
+    }
+
+    /// Watches `inner`, or gives its regions out as they are, as RAM of a real guest is: then most reads are no accesses.
+    #[must_use]
+    pub fn maybe_watched(inner: &GuestMemoryMmap, is_watched: bool) -> Self {
         Self {
             inner: inner.clone(),
             regions: inner
                 .iter()
                 .map(|region| WatchedRegion {
+                    is_watched,
                     memory: inner.clone(),
                     start: region.start_addr(),
                     length: region.len(),

@@ -16,6 +16,7 @@ use crate::scene::{Scene, ScenePlan, TEXT};
 
 #[derive(Arbitrary, Debug)]
 struct Input {
+    is_watched: bool,
     scene: ScenePlan,
     small_event_buffer: bool,
     says_hello: bool,
@@ -59,6 +60,8 @@ enum Word {
     /// A note that a process runs now, in this mode.
     Task(bool, bool, bool),
     Note(u8, u8),
+    /// A note that a process changes its address space or gives it up.
+    Space(bool, bool, bool),
     /// A data record, as long as its kind is or not.
     Record(bool, bool, u64),
     Data(Vec<u64>),
@@ -97,6 +100,17 @@ impl Word {
                 }
                 let task = machine.scene.processes[usize::from(*second)].task;
                 words.extend([ESCAPE, note_word(flags, 1), task]);
+            }
+            Self::Space(second, changes, released) => {
+                let mut flags = 0;
+                if *changes {
+                    flags |= note::SPACE_CHANGES;
+                }
+                if *released {
+                    flags |= note::SPACE_RELEASED;
+                }
+                let mm = machine.scene.processes[usize::from(*second)].mm;
+                words.extend([ESCAPE, note_word(flags, 1), mm]);
             }
             Self::Note(flags, data) => {
                 words.extend([ESCAPE, note_word(u64::from(*flags), usize::from(*data))]);
@@ -140,7 +154,11 @@ fn post(input: &Input) {
         buffer_watershed,
         ..Settings::default()
     };
-    let mut machine = Machine::new(Scene::new(&input.scene, layouts::LIST), settings);
+    let mut machine = Machine::new(
+        Scene::new(&input.scene, layouts::LIST),
+        settings,
+        input.is_watched,
+    );
     assert!(machine.activate(machine.device.features()));
     if input.says_hello {
         assert!(machine.hello(), "the guest is as it says");

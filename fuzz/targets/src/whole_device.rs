@@ -21,6 +21,7 @@ const MAX_STEPS: usize = 64;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
+    is_watched: bool,
     scene: ScenePlan,
     kernel: u8,
     small_event_buffer: bool,
@@ -89,7 +90,7 @@ fn drive(input: &Input) {
         2 => layouts::RB_TREE,
         _ => layouts::MAPLE,
     };
-    let mut machine = Machine::new(Scene::new(&input.scene, kernel), settings);
+    let mut machine = Machine::new(Scene::new(&input.scene, kernel), settings, input.is_watched);
     if input.says_hello {
         assert!(machine.activate(machine.device.features()));
         assert!(machine.hello(), "the guest is as it says");
