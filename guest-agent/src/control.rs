@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use oprofile_wire::changes;
 use oprofile_wire::config::capability;
 use oprofile_wire::control::{CpuState, flag, kind};
 use oprofile_wire::{CONTROL_QUEUE, sample_queue};
@@ -10,7 +11,7 @@ use zerocopy::IntoBytes;
 use crate::buffers::buffer_count;
 use crate::description::{Description, List, ListEntry, Module, Symbol};
 use crate::flush::Flush;
-use crate::memory::DmaMemory;
+use crate::memory::{DmaMemory, SharedMemory};
 use crate::platform::Platform;
 use crate::request::{
     ControlQueue, Payload, REQUEST_BYTES, RequestError, TASK_FREE_BYTES, TASK_FREE_SLOTS,
@@ -27,7 +28,8 @@ pub const REQUEST_TIMEOUT_NS: u64 = 10_000_000_000;
 const CAPABILITIES: u64 = capability::FLUSH_DOORBELL
     | capability::BACKTRACE
     | capability::KERNEL_SYMBOLS
-    | capability::TASK_FREE;
+    | capability::TASK_FREE
+    | capability::CHANGE_WORDS;
 
 /// Why there is no driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +128,8 @@ pub struct Control<T> {
     settings: Settings,
     /// vCPUs that have a queue.
     vcpus: u16,
+    /// Change words, where the device knows what they are.
+    change_words: Option<SharedMemory>,
     /// In force since hello.
     capabilities: u64,
     status: Status,
@@ -194,12 +198,17 @@ impl<T: Transport> Control<T> {
                 })
                 .map_err(|_| BringUpError::NoMemory)?;
         }
+        let change_words = match settings.capabilities & capability::CHANGE_WORDS {
+            0 => None,
+            _ => Some(allocate(changes::BYTES)?.share()),
+        };
         transport.set_status(transport.status() | device_status::DRIVER_OK);
         Ok(Self {
             transport: transport.clone(),
             queue,
             settings,
             vcpus,
+            change_words,
             capabilities: 0,
             status: Status::Silent,
             sampling: false,
@@ -234,13 +243,16 @@ impl<T: Transport> Control<T> {
         }
     }
 
-    /// The flush doorbell, for exit, exec and munmap. To be taken after hello has been accepted.
+    /// For exit, exec and munmap: the flush doorbell and the change words. To be taken after hello has been accepted.
     #[must_use]
     pub fn flush(&self) -> Flush<T> {
         Flush {
             transport: self.transport.clone(),
             vcpus: self.vcpus,
             doorbell: self.has(capability::FLUSH_DOORBELL),
+            change_words: self
+                .change_words
+                .filter(|_| self.has(capability::CHANGE_WORDS)),
         }
     }
 
@@ -275,7 +287,8 @@ impl<T: Transport> Control<T> {
     ) -> Result<u64, RequestError> {
         let capabilities = self.settings.capabilities & CAPABILITIES;
         let mut payload = self.queue.start()?;
-        description.write(capabilities, &mut payload)?;
+        let change_words = self.change_words.map_or(0, |words| words.gpa());
+        description.write(capabilities, change_words, &mut payload)?;
         payload.finish(kind::HELLO, 0);
         self.submit(platform)
     }

@@ -64,6 +64,7 @@ impl Description<'_> {
     pub(crate) fn write(
         &self,
         capabilities: u64,
+        change_words: u64,
         payload: &mut Payload<'_>,
     ) -> Result<(), RequestError> {
         let entries = u16::try_from(self.layout.len())
@@ -80,6 +81,7 @@ impl Description<'_> {
             kernel_end: self.kernel_end.into(),
             user_end: self.user_end.into(),
             init_task: self.init_task.into(),
+            change_words: change_words.into(),
             page_table_levels: self.page_table_levels.into(),
             cpus: self.cpus.into(),
             release_bytes: name_bytes(self.release)?.into(),

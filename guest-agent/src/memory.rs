@@ -95,6 +95,15 @@ impl DmaMemory {
         unsafe { AtomicU64::from_ptr(at.cast()) }
     }
 
+    /// Gives the memory up for good, to any number of vCPUs at once.
+    pub(crate) fn share(self) -> SharedMemory {
+        SharedMemory {
+            words: self.words,
+            word_count: self.word_count,
+            gpa: self.gpa,
+        }
+    }
+
     #[inline]
     fn checked(&self, offset: usize, size: usize) -> *mut u8 {
         assert!(
@@ -103,5 +112,46 @@ impl DmaMemory {
         );
         // SAFETY: the assertion keeps `offset` inside the one allocation that `new` was given.
         unsafe { self.words.as_ptr().cast::<u8>().add(offset) }
+    }
+}
+
+/// Memory that all vCPUs write, by atomic accesses alone, and the device reads. A copy is another handle of the same memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SharedMemory {
+    words: NonNull<u64>,
+    word_count: usize,
+    gpa: u64,
+}
+
+// SAFETY: every access is atomic (see `u32_at`), and the memory lasts as `DmaMemory::new` was promised.
+unsafe impl Send for SharedMemory {}
+// SAFETY: as above.
+unsafe impl Sync for SharedMemory {}
+
+impl SharedMemory {
+    /// Guest-physical address of the first byte.
+    pub(crate) const fn gpa(&self) -> u64 {
+        self.gpa
+    }
+
+    /// The word at `index`; `None` when there is none.
+    #[cfg(test)]
+    pub(crate) fn word(&self, index: usize) -> Option<u64> {
+        let halves = [self.half(index, 0)?, self.half(index, 4)?];
+        let [low, high] =
+            halves.map(|half| u64::from(half.load(core::sync::atomic::Ordering::Relaxed)));
+        Some(high << 32 | low)
+    }
+
+    /// The 32-bit half of word `index` at `half`, 0 or 4 bytes into it; `None` when there is no such word.
+    #[inline]
+    pub(crate) fn half(&self, index: usize, half: usize) -> Option<&AtomicU32> {
+        if index >= self.word_count || (half != 0 && half != size_of::<u32>()) {
+            return None;
+        }
+        let at = self.words.as_ptr().cast::<u32>();
+        // SAFETY: the check keeps it inside, and halves of words are aligned; every access to shared memory is atomic; the memory was
+        // promised to `DmaMemory::new` for as long as the kernel runs.
+        Some(unsafe { AtomicU32::from_ptr(at.add(2 * index + half / size_of::<u32>())) })
     }
 }

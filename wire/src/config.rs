@@ -23,8 +23,10 @@ pub mod capability {
     pub const KERNEL_SYMBOLS: u64 = 1 << 2;
     /// The device answers a task-free request only when it refers to none of its tasks any more.
     pub const TASK_FREE: u64 = 1 << 3;
+    /// The driver keeps change words, see [`crate::changes`].
+    pub const CHANGE_WORDS: u64 = 1 << 4;
     /// Everything that this version knows.
-    pub const ALL: u64 = FLUSH_DOORBELL | BACKTRACE | KERNEL_SYMBOLS | TASK_FREE;
+    pub const ALL: u64 = FLUSH_DOORBELL | BACKTRACE | KERNEL_SYMBOLS | TASK_FREE | CHANGE_WORDS;
 }
 
 /// The configuration space, 56 bytes.

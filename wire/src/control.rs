@@ -105,7 +105,7 @@ pub struct Response {
     pub value: U64,
 }
 
-/// The driver's introduction, 72 bytes; behind it `release_bytes` of the kernel's release name, then
+/// The driver's introduction, 80 bytes; behind it `release_bytes` of the kernel's release name, then
 /// `layout_bytes` of layout descriptor ([`crate::layout`]).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
@@ -127,6 +127,8 @@ pub struct Hello {
     pub user_end: U64,
     /// A task pointer (GVA) that lives as long as the kernel, for the device to check its translation with; or 0.
     pub init_task: U64,
+    /// GPA of the [change words](crate::changes), a multiple of 8, when that capability is used; otherwise 0.
+    pub change_words: U64,
     /// 4 or 5.
     pub page_table_levels: U16,
     /// vCPUs that the guest knows of.
@@ -276,7 +278,7 @@ mod tests {
     fn layouts_are_what_a_c_header_would_state() {
         assert_eq!(size_of::<RequestHeader>(), 16);
         assert_eq!(size_of::<Response>(), 16);
-        assert_eq!(size_of::<Hello>(), 72);
+        assert_eq!(size_of::<Hello>(), 80);
         assert_eq!(size_of::<CpuState>(), 8);
         assert_eq!(size_of::<ModuleEntry>(), 24);
         assert_eq!(size_of::<SymbolsHeader>(), 16);

@@ -5,12 +5,14 @@
 //!
 //! | module | what crosses the boundary |
 //! |---|---|
+//! | [`changes`] | change words: which address spaces are about to lose executable mappings |
 //! | [`config`] | the device's configuration space, with the host's settings and the flush doorbell |
 //! | [`control`] | requests on the control queue (queue 0) and their answers |
 //! | [`layout`] | the layout descriptor: where the guest kernel keeps the fields that the host walks |
 //! | [`sample`] | sample buffers on the vCPU queues (queue 1 + vCPU): header and entries |
 #![no_std]
 
+pub mod changes;
 pub mod config;
 pub mod control;
 pub mod layout;

@@ -248,7 +248,7 @@ mod tests {
         let mut hello = Hello::new_zeroed();
         hello.layout_bytes = 1.into();
         let bytes = request(kind::HELLO, hello.as_bytes());
-        assert_eq!(refusal(&bytes), Refusal::new(status::MALFORMED, 88));
+        assert_eq!(refusal(&bytes), Refusal::new(status::MALFORMED, 96));
         hello.layout_bytes = u32::MAX.into();
         let bytes = request(kind::HELLO, hello.as_bytes());
         assert_eq!(refusal(&bytes).status, status::MALFORMED);

@@ -3,6 +3,7 @@
 use std::mem;
 use std::sync::Arc;
 
+use oprofile_wire::config::capability;
 use oprofile_wire::control::{MAX_REQUEST_BYTES, Response, flag, status};
 use oprofile_wire::layout::Descriptor;
 use oprofile_wire::{CONTROL_QUEUE, control};
@@ -17,7 +18,7 @@ use crate::front::config::CAPABILITIES;
 use crate::guest::layout::Layout;
 use crate::guest::paging::Levels;
 use crate::guest::space::Description;
-use crate::guest::{DescriptionError, Guest};
+use crate::guest::{ChangeWords, DescriptionError, Guest};
 use crate::kernel::Kernel;
 use crate::sync::CpuSet;
 
@@ -59,6 +60,9 @@ const fn kernel_detail(error: DescriptionError) -> u32 {
 
 /// Detail of a `BAD_KERNEL` answer: neither 4 nor 5 levels of page tables.
 const BAD_LEVELS: u32 = 4;
+
+/// Detail of a `BAD_KERNEL` answer: change words that are not aligned or not in RAM.
+const BAD_CHANGE_WORDS: u32 = 5;
 
 /// The kind of fault that a refusal counts as.
 const fn fault_of(refusal: Refusal) -> Fault {
@@ -311,6 +315,11 @@ impl Engine {
             });
             Refusal::new(status::BAD_KERNEL, kernel_detail(error))
         })?;
+        if capabilities & capability::CHANGE_WORDS != 0 {
+            let words = ChangeWords::new(&*link.memory, hello.change_words.get())
+                .ok_or(Refusal::new(status::BAD_KERNEL, BAD_CHANGE_WORDS))?;
+            guest.count_changes(words);
+        }
         self.kernel = Some(Arc::new(Kernel::new(
             release.to_vec(),
             description.kernel_start,

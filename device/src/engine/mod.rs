@@ -10,6 +10,8 @@ mod control;
 mod link;
 mod samples;
 
+use std::mem;
+use std::ops::Range;
 use std::sync::Arc;
 
 use oprofile_wire::sample::{ESCAPE, Entry, MAX_BUFFER_BYTES, note};
@@ -64,6 +66,8 @@ pub(crate) struct Engine {
     segments: Segments,
     scratch: Scratch,
     request_bytes: Vec<u8>,
+    /// vCPUs of a sync and how many buffers wait for it; its memory is used again.
+    pending: Vec<(u16, u16)>,
 }
 
 impl Engine {
@@ -92,6 +96,7 @@ impl Engine {
             segments: Segments::default(),
             scratch: Scratch::default(),
             request_bytes: Vec::new(),
+            pending: Vec::new(),
         }
     }
 
@@ -199,109 +204,120 @@ impl Engine {
         self.quiesced = false;
     }
 
+    /// Syncs all vCPUs, as one: what is known of the guest by one of them serves all.
     fn sync_all<M: GuestMemoryBackend>(&mut self, link: &mut Link<M>) {
-        for vcpu in 0..u16::try_from(self.vcpus.len()).unwrap_or(u16::MAX) {
-            self.sync_vcpu(vcpu, link);
-        }
+        self.sync_vcpus(0..u16::try_from(self.vcpus.len()).unwrap_or(u16::MAX), link);
     }
 
-    /// Takes what is in a vCPU's sample queue now; what arrives meanwhile waits for the next sync.
     fn sync_vcpu<M: GuestMemoryBackend>(&mut self, vcpu: u16, link: &mut Link<M>) {
-        let pending = link.pending(sample_queue(vcpu), &self.faults);
-        if let Some(account) = self.vcpus.get_mut(usize::from(vcpu)) {
-            account.syncs += 1;
-        }
-        let freed = match self.guest.take() {
-            None => {
-                self.discard(vcpu, pending, link);
-                return;
+        self.sync_vcpus(vcpu..vcpu.saturating_add(1), link);
+    }
+
+    /// Takes what is in the sample queues of these vCPUs now; what arrives meanwhile waits for the next sync.
+    fn sync_vcpus<M: GuestMemoryBackend>(&mut self, vcpus: Range<u16>, link: &mut Link<M>) {
+        let mut pending = mem::take(&mut self.pending);
+        pending.clear();
+        for vcpu in vcpus {
+            if let Some(account) = self.vcpus.get_mut(usize::from(vcpu)) {
+                account.syncs += 1;
             }
-            // An empty sync writes no words, so an idle guest fills no buffer, but it counts for the mortuary.
-            Some(guest) if pending == 0 => {
-                self.guest = Some(guest);
-                self.pipeline.mortuary_mut().mark(vcpu)
+            // All of them are looked at first: what is read of the guest must be younger than every sample.
+            pending.push((vcpu, link.pending(sample_queue(vcpu), &self.faults)));
+        }
+        match self.guest.take() {
+            None => {
+                for &(vcpu, pending) in &pending {
+                    self.discard(vcpu, pending, link);
+                }
             }
             Some(mut guest) => {
-                let freed = self.resolve(vcpu, pending, &mut guest, link);
+                let freed = self.resolve(&pending, &mut guest, link);
                 self.guest = Some(guest);
-                freed
+                self.release(&freed, link);
             }
-        };
-        self.release(&freed, link);
+        }
+        self.pending = pending;
     }
 
     /// Feeds the pipeline with the buffers of one sync; returns what the mortuary freed.
     fn resolve<M: GuestMemoryBackend>(
         &mut self,
-        vcpu: u16,
-        pending: u16,
+        vcpus: &[(u16, u16)],
         guest: &mut Guest,
         link: &mut Link<M>,
     ) -> Vec<Ticket> {
-        let queue = sample_queue(vcpu);
         let memory = Arc::clone(&link.memory);
-        let mut events = self.events.lock();
         let full_syncs = self.pipeline.mortuary().passes();
-        let mut sync = self.pipeline.begin(vcpu, &mut events);
         let mut world =
             GuestWorld::new(guest, &*memory, &mut self.cookies, &self.faults, full_syncs);
-        for _ in 0..pending {
-            let segments = &mut self.segments;
-            let Some((head, collected)) =
-                link.take(queue, MAX_BUFFER_BYTES, segments, &self.faults)
-            else {
-                break;
-            };
-            let buffer = collected
-                .map_err(BufferError::from)
-                .and_then(|()| self.scratch.read(&*memory, &self.segments, vcpu));
-            let index = usize::from(vcpu);
-            match (
-                buffer,
-                self.vcpus.get_mut(index),
-                self.totals.get_mut(index),
-            ) {
-                (Ok(buffer), Some(account), Some(totals)) => {
-                    account.buffers += 1;
-                    let before = sync.account().samples();
-                    sync.boundary();
-                    for entry in buffer.entries() {
-                        match entry {
-                            Ok(entry) if is_space_note(&entry) => {
-                                take_space_note(&mut world, &entry);
-                            }
-                            Ok(entry) => {
-                                let (entry, left_out) = samples::without_unknown_record(entry);
-                                if left_out {
-                                    self.faults
-                                        .count(Fault::BadRecord, || format!("vCPU {vcpu}"));
+        let mut freed = Vec::new();
+        for &(vcpu, pending) in vcpus {
+            if pending == 0 {
+                // An empty sync writes no words, so an idle guest fills no buffer, but it counts for the mortuary.
+                freed.append(&mut self.pipeline.mortuary_mut().mark(vcpu));
+                continue;
+            }
+            let queue = sample_queue(vcpu);
+            let mut events = self.events.lock();
+            let mut sync = self.pipeline.begin(vcpu, &mut events);
+            for _ in 0..pending {
+                let segments = &mut self.segments;
+                let Some((head, collected)) =
+                    link.take(queue, MAX_BUFFER_BYTES, segments, &self.faults)
+                else {
+                    break;
+                };
+                let buffer = collected
+                    .map_err(BufferError::from)
+                    .and_then(|()| self.scratch.read(&*memory, &self.segments, vcpu));
+                let index = usize::from(vcpu);
+                match (
+                    buffer,
+                    self.vcpus.get_mut(index),
+                    self.totals.get_mut(index),
+                ) {
+                    (Ok(buffer), Some(account), Some(totals)) => {
+                        account.buffers += 1;
+                        let before = sync.account().samples();
+                        sync.boundary();
+                        for entry in buffer.entries() {
+                            match entry {
+                                Ok(entry) if is_space_note(&entry) => {
+                                    take_space_note(&mut world, &entry);
                                 }
-                                sync.entry(&mut world, entry);
+                                Ok(entry) => {
+                                    let (entry, left_out) = samples::without_unknown_record(entry);
+                                    if left_out {
+                                        self.faults
+                                            .count(Fault::BadRecord, || format!("vCPU {vcpu}"));
+                                    }
+                                    sync.entry(&mut world, entry);
+                                }
+                                Err(error) => self
+                                    .faults
+                                    .count(Fault::CutBuffer, || format!("vCPU {vcpu}: {error:?}")),
                             }
-                            Err(error) => self
-                                .faults
-                                .count(Fault::CutBuffer, || format!("vCPU {vcpu}: {error:?}")),
+                        }
+                        let decoded = sync.account().samples() - before;
+                        totals.settle(&buffer, decoded, account, &self.faults);
+                    }
+                    (buffer, account, _) => {
+                        if let Some(account) = account {
+                            account.buffers += 1;
+                        }
+                        self.buffers_unread += 1;
+                        if let Err(error) = buffer {
+                            self.faults
+                                .count(error.fault(), || format!("vCPU {vcpu}: {error}"));
                         }
                     }
-                    let decoded = sync.account().samples() - before;
-                    totals.settle(&buffer, decoded, account, &self.faults);
                 }
-                (buffer, account, _) => {
-                    if let Some(account) = account {
-                        account.buffers += 1;
-                    }
-                    self.buffers_unread += 1;
-                    if let Err(error) = buffer {
-                        self.faults
-                            .count(error.fault(), || format!("vCPU {vcpu}: {error}"));
-                    }
-                }
+                // The buffer is the driver's again: nothing refers into it any more.
+                link.complete(queue, head, 0, &self.faults);
             }
-            // The buffer is the driver's again: nothing refers into it any more.
-            link.complete(queue, head, 0, &self.faults);
+            freed.append(&mut sync.end());
+            link.finish(queue, true, &self.faults);
         }
-        let freed = sync.end();
-        link.finish(queue, true, &self.faults);
         freed
     }
 

@@ -9,6 +9,7 @@
 //! | [`layout`] | the layout descriptor, typed and checked |
 //! | `task`, `vma`, `path` | the objects: task → address space → VMA → file → path |
 //! | `tables`, `files` | what is remembered of address spaces and files from sync to sync |
+//! | `changes` | change words: what of that holds without another look |
 //! | `budget` | how much work the guest's structures may cost |
 //! | `world` | all of it as the pipeline's [`World`](crate::sync::World), with the rules for a guest that runs meanwhile |
 //!
@@ -22,6 +23,7 @@ pub mod space;
 pub mod translator;
 
 mod budget;
+mod changes;
 mod files;
 mod path;
 mod tables;
@@ -38,6 +40,7 @@ use vm_memory::GuestMemoryBackend;
 pub(crate) use budget::Budget;
 #[cfg(any(test, feature = "test-utils"))]
 pub(crate) use budget::{PER_QUESTION, PER_TICK};
+pub(crate) use changes::ChangeWords;
 pub use tables::{MAX_REGIONS, MAX_TABLES};
 pub use vma::MAX_VMAS;
 pub(crate) use world::GuestWorld;
@@ -72,6 +75,7 @@ pub(crate) struct Guest {
     layout: Layout,
     remembered: Remembered,
     keeps_late: bool,
+    change_words: Option<ChangeWords>,
 }
 
 impl Guest {
@@ -116,7 +120,13 @@ impl Guest {
             layout,
             remembered: Remembered::default(),
             keeps_late,
+            change_words: None,
         })
+    }
+
+    /// Its driver promises to count changes of its address spaces.
+    pub const fn count_changes(&mut self, words: ChangeWords) {
+        self.change_words = Some(words);
     }
 
     /// Another period of [`SYNC_PERIOD`](crate::SYNC_PERIOD) begins.

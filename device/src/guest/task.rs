@@ -28,6 +28,14 @@ pub(super) struct TaskFields {
 }
 
 impl TaskFields {
+    /// Of no task.
+    pub const NONE: Self = Self {
+        pid: 0,
+        tgid: 0,
+        kind: TaskKind::User,
+        mm: 0,
+    };
+
     /// Its own address space; 0 for a kernel thread, even one that borrowed a user's, and past exit.
     pub const fn own_mm(&self) -> u64 {
         match self.kind {

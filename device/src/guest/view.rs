@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use oprofile_wire::config::capability;
 use oprofile_wire::layout::Descriptor;
 use vm_memory::GuestMemoryMmap;
 
@@ -11,7 +12,7 @@ use super::memory::Ram;
 use super::space::Description;
 use super::vma::{self, Vma};
 use super::walker::Walker;
-use super::{Guest, GuestWorld, world};
+use super::{ChangeWords, Guest, GuestWorld, world};
 use crate::cookies::{CookieTarget, Cookies};
 use crate::fault::{FaultLog, Faults};
 use crate::sync::{Lookup, Mapping, Task, World};
@@ -44,8 +45,14 @@ impl GuestView {
             user_end: hello.user_end.get(),
         };
         let memory = guest.memory();
+        let mut accepted =
+            Guest::new(&*memory, description, layout, guest.init_task(), false).unwrap();
+        if hello.capabilities.get() & capability::CHANGE_WORDS != 0 {
+            let words = ChangeWords::new(&*memory, hello.change_words.get()).unwrap();
+            accepted.count_changes(words);
+        }
         Self {
-            guest: Guest::new(&*memory, description, layout, guest.init_task(), false).unwrap(),
+            guest: accepted,
             memory,
             cookies: Cookies::default(),
             faults: FaultLog::default(),

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use oprofile_wire::changes;
 use oprofile_wire::layout::{Field, VmaStore};
 
 use crate::CookieTarget;
@@ -62,6 +63,20 @@ const fn mapping(version: u64, slot: u64) -> Option<(u64, u64)> {
     Some((start, start + (1 + (random >> 16) % 64) * PAGE))
 }
 
+/// Whether version `version` is one of task `index` in which it gives up the address space that it had, if any.
+const fn leaves(index: usize, version: u64) -> bool {
+    is_of(index, version) && (has_exited(version) || !is_remapped(version))
+}
+
+const fn is_of(index: usize, version: u64) -> bool {
+    mix(version, 4) % TASKS as u64 == index as u64
+}
+
+/// Whether a task that has an address space keeps it in version `version`.
+const fn is_remapped(version: u64) -> bool {
+    mix(version, 3).is_multiple_of(2)
+}
+
 fn name(version: u64) -> Vec<u8> {
     format!("file{}", version % FILES as u64).into_bytes()
 }
@@ -74,11 +89,16 @@ struct Mutator {
     spaces: Vec<(u64, u64)>,
     dentries: Vec<u64>,
     sequence: u64,
+    /// Whether it keeps change words.
+    counts_changes: bool,
 }
 
 impl Mutator {
-    fn new(shape: GuestShape) -> Self {
+    fn new(shape: GuestShape, counts_changes: bool) -> Self {
         let mut guest = SyntheticGuest::with_shape(shape);
+        if counts_changes {
+            guest.keep_change_words();
+        }
         let tasks = (0..TASKS)
             .map(|index| {
                 let pid = 100 + u32::try_from(index).unwrap();
@@ -91,6 +111,14 @@ impl Mutator {
             spaces: vec![(0, 0); TASKS],
             dentries: vec![0; FILES],
             sequence: 0,
+            counts_changes,
+        }
+    }
+
+    /// Counts what happens to an address space, where changes are counted.
+    fn count(&self, mm: u64, half: usize) {
+        if self.counts_changes {
+            self.guest.count_change(mm, half);
         }
     }
 
@@ -143,6 +171,8 @@ impl Mutator {
     /// Tears an address space down that no task has any more.
     fn release(&mut self, (mm, file): (u64, u64)) {
         if mm != 0 {
+            self.count(mm, changes::BEGUN);
+            self.count(mm, changes::ENDED);
             self.remap(mm, &[]);
             self.guest.free(ObjectKind::Mm, mm);
             self.guest.free(ObjectKind::File, file);
@@ -160,9 +190,11 @@ impl Mutator {
         }
         let file = self.open(version);
         let specs = Self::specs(version, file);
-        if old.0 != 0 && mix(version, 3).is_multiple_of(2) {
+        if old.0 != 0 && is_remapped(version) {
             // munmap and mmap.
+            self.count(old.0, changes::BEGUN);
             self.remap(old.0, &specs);
+            self.count(old.0, changes::ENDED);
             self.guest.free(ObjectKind::File, old.1);
             self.spaces[index] = (old.0, file);
         } else {
@@ -238,15 +270,18 @@ fn show(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
-fn run(shape: GuestShape) -> Outcome {
+fn run(shape: GuestShape, counts_changes: bool) -> Outcome {
     let wanted = env::var("OPROFILE_RACE_LOOKUPS")
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(LOOKUPS);
-    let mut mutator = Mutator::new(GuestShape {
-        ram_bytes: RAM_BYTES,
-        ..shape
-    });
+    let mut mutator = Mutator::new(
+        GuestShape {
+            ram_bytes: RAM_BYTES,
+            ..shape
+        },
+        counts_changes,
+    );
     let mut view = GuestView::new(&mutator.guest);
     let tasks = mutator.tasks.clone();
     let versions = Versions {
@@ -305,16 +340,7 @@ fn look(
         for number in 0..BATCH {
             let random = mix(round, 10 + number);
             let address = (1 + random % SLOTS) * SLOT_BYTES + (random >> 16) % (80 * PAGE);
-            let answer = world.lookup(mm, address);
-            if answer == Lookup::Raced {
-                let now = world.task(tasks[index]).and_then(|task| task.mm);
-                if now != Some(mm) {
-                    outcome.gone += 1;
-                    outcome.lookups += 1;
-                    break;
-                }
-            }
-            answers.push((address, answer));
+            answers.push((address, world.lookup(mm, address)));
         }
     }
     let latest = versions.begun[index].load(Ordering::SeqCst);
@@ -322,6 +348,9 @@ fn look(
         outcome.lookups += 1;
         match answer {
             Lookup::File { .. } => outcome.files += 1,
+            Lookup::Raced if (earliest + 1..=latest).any(|version| leaves(index, version)) => {
+                outcome.gone += 1;
+            }
             Lookup::Raced => outcome.raced += 1,
             Lookup::Throttled => outcome.throttled += 1,
             _ => outcome.gaps += 1,
@@ -348,33 +377,60 @@ fn assert_right(outcome: &Outcome) {
     assert!(outcome.files > outcome.lookups / 10, "{outcome:#?}");
 }
 
-#[test]
-fn no_answer_is_wrong_on_a_maple_tree_and_almost_none_raced() {
-    let outcome = run(GuestShape {
+fn maple_tree() -> GuestShape {
+    GuestShape {
         layout: LINUX_6_1_LAYOUT.to_vec(),
         store: VmaStore::Maple,
         ..GuestShape::default()
-    });
+    }
+}
+
+fn red_black_tree() -> GuestShape {
+    GuestShape {
+        layout: LINUX_4_19_LAYOUT.to_vec(),
+        store: VmaStore::RbTree,
+        ..GuestShape::default()
+    }
+}
+
+fn list() -> GuestShape {
+    GuestShape {
+        levels: Levels::Five,
+        layout: COMPACT_LAYOUT.to_vec(),
+        ..GuestShape::default()
+    }
+}
+
+#[test]
+fn no_answer_is_wrong_on_a_maple_tree_and_almost_none_raced() {
+    let outcome = run(maple_tree(), false);
+    assert_right(&outcome);
+    assert!(outcome.raced * 100_000 <= outcome.lookups, "{outcome:#?}");
+}
+
+#[test]
+fn no_answer_is_wrong_on_a_maple_tree_whose_changes_are_counted() {
+    let outcome = run(maple_tree(), true);
     assert_right(&outcome);
     assert!(outcome.raced * 100_000 <= outcome.lookups, "{outcome:#?}");
 }
 
 #[test]
 fn no_answer_is_wrong_on_a_red_black_tree() {
-    let outcome = run(GuestShape {
-        layout: LINUX_4_19_LAYOUT.to_vec(),
-        store: VmaStore::RbTree,
-        ..GuestShape::default()
-    });
-    assert_right(&outcome);
+    assert_right(&run(red_black_tree(), false));
+}
+
+#[test]
+fn no_answer_is_wrong_on_a_red_black_tree_whose_changes_are_counted() {
+    assert_right(&run(red_black_tree(), true));
 }
 
 #[test]
 fn no_answer_is_wrong_on_a_list_with_a_sequence_number() {
-    let outcome = run(GuestShape {
-        levels: Levels::Five,
-        layout: COMPACT_LAYOUT.to_vec(),
-        ..GuestShape::default()
-    });
-    assert_right(&outcome);
+    assert_right(&run(list(), false));
+}
+
+#[test]
+fn no_answer_is_wrong_on_a_list_whose_changes_are_counted() {
+    assert_right(&run(list(), true));
 }

@@ -1,5 +1,7 @@
 //! What the device remembers of address spaces from sync to sync, seen from outside.
 
+use oprofile_wire::changes;
+use oprofile_wire::control::status;
 use oprofile_wire::layout::{Field, VmaStore};
 use oprofile_wire::sample::{ESCAPE, note, note_word};
 
@@ -14,6 +16,18 @@ fn linux() -> (Driver, Process) {
         store: VmaStore::Maple,
         ..GuestShape::default()
     });
+    let process = process(&mut guest, 7, b"prog");
+    (Driver::new(guest, 1).hello(), process)
+}
+
+/// The same, whose driver keeps change words.
+fn counting_linux() -> (Driver, Process) {
+    let mut guest = SyntheticGuest::with_shape(GuestShape {
+        layout: LINUX_6_1_LAYOUT.to_vec(),
+        store: VmaStore::Maple,
+        ..GuestShape::default()
+    });
+    guest.keep_change_words();
     let process = process(&mut guest, 7, b"prog");
     (Driver::new(guest, 1).hello(), process)
 }
@@ -52,6 +66,91 @@ fn a_mapping_that_moved_unannounced_is_found_where_it_is() {
     let below = sampled(&mut driver, process.task, TEXT - 1);
     assert_eq!(below.unwrap(), b"/other");
     assert_eq!(sampled(&mut driver, process.task, TEXT).unwrap(), b"/other");
+}
+
+/// It was promised, so nobody looks: what breaks the promise misleads about itself.
+#[test]
+fn a_change_that_was_to_be_counted_and_was_not_goes_unseen() {
+    let (mut driver, process) = counting_linux();
+    assert_eq!(sampled(&mut driver, process.task, TEXT).unwrap(), b"/prog");
+    driver.guest.replace_vmas(process.mm, &[]);
+    assert_eq!(sampled(&mut driver, process.task, TEXT).unwrap(), b"/prog");
+}
+
+#[test]
+fn a_change_that_is_counted_is_seen_at_once() {
+    let (mut driver, process) = counting_linux();
+    assert_eq!(sampled(&mut driver, process.task, TEXT).unwrap(), b"/prog");
+    driver.guest.count_change(process.mm, changes::BEGUN);
+    driver.guest.replace_vmas(process.mm, &[]);
+    assert_eq!(sampled(&mut driver, process.task, TEXT), None);
+    driver.guest.count_change(process.mm, changes::ENDED);
+    let mappings = mappings(driver.guest.file_named(b"other"));
+    driver.guest.replace_vmas(process.mm, &mappings);
+    assert_eq!(sampled(&mut driver, process.task, TEXT).unwrap(), b"/other");
+}
+
+#[test]
+fn what_was_seen_during_a_change_is_looked_at_again_after_it() {
+    let (mut driver, process) = counting_linux();
+    driver.guest.count_change(process.mm, changes::BEGUN);
+    assert_eq!(sampled(&mut driver, process.task, TEXT).unwrap(), b"/prog");
+    driver.guest.replace_vmas(process.mm, &[]);
+    driver.guest.count_change(process.mm, changes::ENDED);
+    assert_eq!(sampled(&mut driver, process.task, TEXT), None);
+}
+
+#[test]
+fn an_address_space_that_takes_the_place_of_another_is_looked_at() {
+    let (mut driver, process) = counting_linux();
+    assert_eq!(sampled(&mut driver, process.task, TEXT).unwrap(), b"/prog");
+    // Torn down, and the same process has another at the same place.
+    driver.guest.count_change(process.mm, changes::BEGUN);
+    driver.guest.count_change(process.mm, changes::ENDED);
+    let mappings = mappings(driver.guest.file_named(b"other"));
+    driver.guest.replace_vmas(process.mm, &mappings);
+    assert_eq!(sampled(&mut driver, process.task, TEXT).unwrap(), b"/other");
+}
+
+#[test]
+fn a_name_that_nobody_counts_is_read_again_in_the_end() {
+    let (mut driver, process) = counting_linux();
+    assert_eq!(sampled(&mut driver, process.task, TEXT).unwrap(), b"/prog");
+    let dentry = driver.guest.get(process.file, Field::FileDentry);
+    driver.guest.set_name(dentry, b"renamed");
+    assert_eq!(sampled(&mut driver, process.task, TEXT).unwrap(), b"/prog");
+    for _ in 0..512 {
+        driver.device.tick();
+    }
+    let renamed = sampled(&mut driver, process.task, TEXT);
+    assert_eq!(renamed.unwrap(), b"/renamed");
+}
+
+/// A thread that exits is resolved by what is remembered; to those that go on that proves nothing.
+#[test]
+fn a_late_look_does_not_stand_for_one_at_the_guest() {
+    let (mut driver, process) = counting_linux();
+    let thread = driver.guest.task(8, 7, process.mm);
+    assert_eq!(sampled(&mut driver, process.task, TEXT).unwrap(), b"/prog");
+    driver.guest.count_change(process.mm, changes::BEGUN);
+    driver.guest.set_task_mm(thread, 0);
+    assert_eq!(sampled(&mut driver, thread, TEXT).unwrap(), b"/prog");
+    driver.guest.replace_vmas(process.mm, &[]);
+    assert_eq!(sampled(&mut driver, process.task, TEXT), None);
+}
+
+#[test]
+fn change_words_outside_of_ram_are_refused() {
+    let mut guest = SyntheticGuest::default();
+    guest.keep_change_words();
+    let mut hello = guest.hello();
+    hello.change_words = (guest.ram_bytes() - 8).into();
+    let request = SyntheticGuest::hello_request(&hello, &guest.layout_bytes(guest.store()));
+    let answer = Driver::new(guest, 1).request(&request);
+    assert_eq!(
+        (answer.status.get(), answer.detail.get()),
+        (status::BAD_KERNEL, 5)
+    );
 }
 
 /// Nothing in the address space tells: the VMA and its pointer to the file are what they were.

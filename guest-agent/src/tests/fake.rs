@@ -15,6 +15,7 @@ use oprofile_wire::sample::{BufferHeader, Entries};
 use oprofile_wire::{DEFAULT_DEVICE_ID, QUEUE_SIZE, sample_queue};
 use zerocopy::{FromBytes, IntoBytes};
 
+use crate::memory::SharedMemory;
 use crate::mmio::{MmioTransport, Registers, register};
 use crate::transport::feature;
 use crate::{BringUpError, Clock, Control, CpuAgent, Description, DmaMemory, Platform, Sample};
@@ -78,6 +79,9 @@ pub(crate) struct FakeDevice {
     /// Queues that were notified, in order.
     pub(crate) kicks: Vec<u16>,
     pub(crate) doorbells: Vec<u32>,
+    /// Shared memory of which a word is read at each doorbell, and what was read.
+    pub(crate) watched: Option<(SharedMemory, usize)>,
+    pub(crate) seen: Vec<Option<u64>>,
     control_notified: bool,
     /// Answers by kind of request; others are accepted.
     pub(crate) refusals: Vec<(u16, u32)>,
@@ -127,6 +131,8 @@ impl FakeDevice {
             interrupt: 0,
             kicks: Vec::new(),
             doorbells: Vec::new(),
+            watched: None,
+            seen: Vec::new(),
             control_notified: false,
             refusals: Vec::new(),
             mute: false,
@@ -384,6 +390,8 @@ impl FakeDevice {
             _ if offset >= register::CONFIG => {
                 assert_eq!((offset - register::CONFIG) as u64, FLUSH_DOORBELL_OFFSET);
                 self.doorbells.push(value);
+                let word = self.watched.map(|(memory, index)| memory.word(index));
+                self.seen.extend(word);
                 self.drain(u16::try_from(value).unwrap());
             }
             _ => {

@@ -1,7 +1,10 @@
+use oprofile_wire::changes;
+use oprofile_wire::config::capability;
 use oprofile_wire::sample::{ESCAPE, note, note_word};
 
 use super::fake::{Guest, decode};
-use crate::Platform;
+use crate::transport::Transport;
+use crate::{Flush, Platform};
 
 #[test]
 fn exit_flushes_every_vcpu_that_holds_samples_and_no_other() {
@@ -130,4 +133,66 @@ fn device_without_a_doorbell_is_notified_instead() {
     assert_eq!(control.flush().before_release(&guest, 10), 1);
     assert!(guest.device.borrow().doorbells.is_empty());
     assert_eq!(guest.device.borrow().kicks, [1]);
+}
+
+/// The change word of `space`.
+fn change_word<T: Transport>(flush: &Flush<T>, space: u64) -> u64 {
+    let words = flush.change_words.expect("change words are in force");
+    words.word(changes::index(space)).unwrap()
+}
+
+#[test]
+fn a_change_of_executable_memory_is_counted_from_begin_to_end() {
+    let guest = Guest::new(1);
+    let flush = guest.sampling().flush();
+    flush.before_unmap(&guest, 10, true);
+    assert_eq!(change_word(&flush, 10), 1);
+    flush.after_unmap(10, true);
+    assert_eq!(change_word(&flush, 10), 1 << 32 | 1);
+    assert_ne!(changes::index(10), changes::index(11));
+    assert_eq!(change_word(&flush, 11), 0);
+}
+
+#[test]
+fn a_change_of_other_memory_is_not_counted() {
+    let guest = Guest::new(1);
+    let flush = guest.sampling().flush();
+    flush.before_unmap(&guest, 10, false);
+    flush.after_unmap(10, false);
+    assert_eq!(change_word(&flush, 10), 0);
+}
+
+#[test]
+fn a_teardown_is_a_change_without_samples() {
+    let guest = Guest::new(1);
+    let flush = guest.sampling().flush();
+    flush.before_teardown(10);
+    assert_eq!(change_word(&flush, 10), 1 << 32 | 1);
+    assert!(guest.device.borrow().doorbells.is_empty());
+}
+
+#[test]
+fn a_flush_comes_before_the_change_is_counted() {
+    let guest = Guest::new(1);
+    let flush = guest.sampling().flush();
+    guest.sample(0, 1, 10);
+    let watched = flush.change_words.map(|words| (words, changes::index(10)));
+    guest.device.borrow_mut().watched = watched;
+    flush.before_unmap(&guest, 10, true);
+    assert_eq!(guest.device.borrow().seen, [Some(0)]);
+    assert_eq!(change_word(&flush, 10), 1);
+}
+
+#[test]
+fn a_device_that_knows_no_change_words_gets_none() {
+    let guest = Guest::new(1);
+    let known = capability::ALL & !capability::CHANGE_WORDS;
+    guest
+        .device
+        .borrow_mut()
+        .change_config(|config| config.capabilities = known.into());
+    let flush = guest.sampling().flush();
+    assert!(flush.change_words.is_none());
+    flush.before_unmap(&guest, 10, true);
+    flush.after_unmap(10, true);
 }

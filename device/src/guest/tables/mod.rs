@@ -1,7 +1,7 @@
 //! What the host remembers of the guest's address spaces, so that most samples need no look into guest RAM.
 //!
-//! A table is made at the first sample of an address space, and what it says is compared with the guest once in each sync
-//! before it is used. It goes when the guest says that mappings change, when it has not been used for long and room is
+//! A table is made at the first sample of an address space. What it says is compared with the guest before it is used: once in each
+//! sync, or, where the driver counts changes, once after each and now and then. It goes when the guest says that mappings change, when it has not been used for long and room is
 //! needed, and two full syncs after its process is gone: so long may samples of it come late.
 
 mod table;
@@ -19,6 +19,10 @@ pub const MAX_REGIONS: usize = 262_144;
 
 /// Full syncs that the table of a process outlives it.
 const LATE_SYNCS: u64 = 2;
+
+/// Syncs after which everything is compared with the guest again, whatever the driver counts: a minute or so. It shows what is not counted,
+/// such as a file's new name.
+const RECHECK: u32 = 512;
 
 /// Slots of the memory that spares most task switches the search of a map, a power of two.
 const RECENT: usize = 64;
@@ -65,6 +69,12 @@ pub(super) struct Entry {
     pub table: Table,
     pub progress: Progress,
     pub program: Option<Program>,
+    /// Number of the sync that looked at its change word last.
+    entered: u32,
+    /// Number of the sync from which on what was seen in the guest still holds.
+    floor: u32,
+    /// Its change word at that time; `None` when a change was under way, or none are counted.
+    word: Option<u64>,
     /// Number of the sync that used it last.
     used: u32,
     /// Full syncs that there had been when the process was found to be gone.
@@ -133,9 +143,10 @@ impl Tables {
         self.retain(|_| false);
     }
 
-    /// The table of `key`, made now if need be.
+    /// The table of `key`, made now if need be, and the first sync whose look at the guest still counts. `word` reads the key's
+    /// change word, `None` while a change is under way.
     #[inline]
-    pub fn enter(&mut self, key: Key) -> Place {
+    pub fn enter(&mut self, key: Key, word: impl FnOnce() -> Option<u64>) -> (Place, u32) {
         let slot = recent_slot(key);
         let index = self.recent[slot];
         let index = match self.entries.get(index as usize) {
@@ -146,11 +157,22 @@ impl Tables {
                 index
             }
         };
+        let mut floor = self.sync;
         if let Some(entry) = self.entries.get_mut(index as usize) {
             entry.used = self.sync;
+            if entry.entered != self.sync {
+                entry.entered = self.sync;
+                let word = word();
+                if word.is_none() || word != entry.word {
+                    entry.word = word;
+                    entry.floor = self.sync;
+                }
+                entry.floor = entry.floor.max(self.sync.saturating_sub(RECHECK));
+            }
             entry.gone = None;
+            floor = entry.floor;
         }
-        Place(index)
+        (Place(index), floor)
     }
 
     #[cold]
@@ -166,6 +188,9 @@ impl Tables {
             table: Table::default(),
             progress: Progress::Tried(0),
             program: None,
+            entered: 0,
+            floor: self.sync,
+            word: None,
             used: self.sync,
             gone: None,
         });
@@ -291,6 +316,11 @@ mod tests {
         }
     }
 
+    /// As where no change words are kept.
+    fn enter(tables: &mut Tables, key: Key) -> Place {
+        tables.enter(key, || None).0
+    }
+
     fn fill(tables: &mut Tables, place: Place, regions: u64) {
         tables.change(place, |table| {
             for number in 0..regions {
@@ -322,25 +352,50 @@ mod tests {
     fn an_address_space_keeps_its_table_and_another_process_gets_another() {
         let mut tables = Tables::default();
         tables.begin(0);
-        let first = tables.enter(key(1));
+        let first = enter(&mut tables, key(1));
         fill(&mut tables, first, 3);
         // The same address for another process, and many in between.
         let reused = Key { tgid: 9, ..key(1) };
-        let other = tables.enter(reused);
+        let other = enter(&mut tables, reused);
         assert_eq!(regions(&tables, other), 0);
         for number in 10..200 {
-            tables.enter(key(number));
+            enter(&mut tables, key(number));
         }
-        let again = tables.enter(key(1));
+        let again = enter(&mut tables, key(1));
         assert_eq!((again, regions(&tables, again)), (first, 3));
         assert_eq!(tables.size(), (192, 3));
+    }
+
+    #[test]
+    fn looks_count_while_the_change_word_stays() {
+        let mut tables = Tables::default();
+        let mut floor = |word: Option<u64>| {
+            tables.begin(0);
+            tables.enter(key(1), || word).1
+        };
+        let words = [Some(5), Some(5), Some(6), Some(6), None, Some(6), Some(6)];
+        let floors = words.map(&mut floor);
+        assert_eq!(floors, [1, 1, 3, 3, 5, 6, 6]);
+        // Now and then everything is looked at again.
+        let later: Vec<u32> = (8..=RECHECK + 8).map(|_| floor(Some(6))).collect();
+        assert_eq!(later.first(), Some(&6));
+        assert_eq!(later.last(), Some(&8));
+    }
+
+    #[test]
+    fn a_change_word_is_looked_at_once_a_sync() {
+        let mut tables = Tables::default();
+        tables.begin(0);
+        let (_, floor) = tables.enter(key(1), || Some(1));
+        let again = tables.enter(key(1), || panic!("looked at again"));
+        assert_eq!(again.1, floor);
     }
 
     #[test]
     fn what_the_guest_says_is_changing_is_forgotten_at_once() {
         let mut tables = Tables::default();
         tables.begin(0);
-        let place = tables.enter(key(1));
+        let place = enter(&mut tables, key(1));
         fill(&mut tables, place, 3);
         tables.changes(key(2).space);
         assert_eq!(regions(&tables, place), 3);
@@ -352,7 +407,7 @@ mod tests {
     fn a_process_that_is_gone_serves_two_full_syncs_more() {
         let mut tables = Tables::default();
         tables.begin(5);
-        let place = tables.enter(key(1));
+        let place = enter(&mut tables, key(1));
         fill(&mut tables, place, 1);
         tables.released(key(1).space);
         for full_syncs in [5, 6, 7] {
@@ -369,9 +424,9 @@ mod tests {
     fn an_address_space_that_is_released_and_used_on_stays() {
         let mut tables = Tables::default();
         tables.begin(0);
-        tables.enter(key(1));
+        enter(&mut tables, key(1));
         tables.released(key(1).space);
-        tables.enter(key(1));
+        enter(&mut tables, key(1));
         tables.begin(9);
         assert_eq!(tables.size(), (1, 0));
     }
@@ -380,9 +435,9 @@ mod tests {
     fn the_latest_address_space_of_a_process_is_the_late_one() {
         let mut tables = Tables::default();
         tables.begin(0);
-        tables.enter(key(1));
+        enter(&mut tables, key(1));
         let exec = Key { tgid: 1, ..key(2) };
-        tables.enter(exec);
+        enter(&mut tables, exec);
         assert_eq!(tables.late(1).map(|(_, key)| key), Some(exec));
         assert_eq!(tables.late(2), None);
     }
@@ -392,7 +447,7 @@ mod tests {
         let mut tables = Tables::default();
         for number in 0..12_288 {
             tables.begin(0);
-            let place = tables.enter(key(number));
+            let place = enter(&mut tables, key(number));
             assert_eq!(
                 tables.entry(place).map(|entry| entry.key),
                 Some(key(number))
@@ -409,7 +464,7 @@ mod tests {
         let mut tables = Tables::default();
         tables.begin(0);
         for number in 0..8_192 {
-            tables.enter(key(number));
+            enter(&mut tables, key(number));
             assert!(tables.size().0 <= MAX_TABLES);
         }
     }
@@ -419,7 +474,7 @@ mod tests {
         let mut tables = Tables::default();
         for number in 0..40 {
             tables.begin(0);
-            let place = tables.enter(key(number));
+            let place = enter(&mut tables, key(number));
             if tables.has_room(20_000) {
                 fill(&mut tables, place, 20_000);
             }
@@ -436,7 +491,7 @@ mod tests {
             ..Tables::default()
         };
         tables.begin(0);
-        tables.enter(key(1));
+        enter(&mut tables, key(1));
         tables.begin(0);
         assert_eq!((tables.sync(), tables.size()), (1, (0, 0)));
     }

@@ -22,7 +22,9 @@ mod vmas;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use oprofile_wire::changes;
 use oprofile_wire::layout::{LayoutEntry, VmaStore};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -99,6 +101,8 @@ pub struct SyntheticGuest {
     tree: Tree,
     /// By address space.
     stores: HashMap<u64, Store>,
+    /// GPA of the change words, where it keeps them.
+    change_words: Option<u64>,
 }
 
 impl Default for SyntheticGuest {
@@ -134,6 +138,7 @@ impl SyntheticGuest {
             next_inode: 1,
             tree: Tree::default(),
             stores: HashMap::new(),
+            change_words: None,
         };
         guest.make_tables();
         guest.make_root_directory();
@@ -165,6 +170,25 @@ impl SyntheticGuest {
             stores: self.stores.clone(),
             ..*self
         }
+    }
+
+    /// Has its driver keep change words and say so; from now on [`SyntheticGuest::count_change`] must tell what goes.
+    pub fn keep_change_words(&mut self) {
+        self.change_words = Some(self.allocate(changes::BYTES as u64));
+    }
+
+    /// Counts a change of the address space at `space` as [begun](changes::BEGUN) or [ended](changes::ENDED).
+    ///
+    /// # Panics
+    /// When the guest keeps no change words.
+    pub fn count_change(&self, space: u64, half: usize) {
+        let words = self.change_words.unwrap();
+        let offset = 8 * changes::index(space) + half;
+        let gpa = GuestAddress(words + offset as u64);
+        let count: u32 = self.memory.load(gpa, Ordering::SeqCst).unwrap();
+        self.memory
+            .store(count.wrapping_add(1), gpa, Ordering::SeqCst)
+            .unwrap();
     }
 
     /// Its RAM.

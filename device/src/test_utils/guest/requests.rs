@@ -14,13 +14,14 @@ impl SyntheticGuest {
     #[must_use]
     pub fn hello(&self) -> Hello {
         Hello {
-            capabilities: capability::ALL.into(),
+            capabilities: self.capabilities().into(),
             page_table_root: self.root.into(),
             linear_map_base: LINEAR_BASE.into(),
             kernel_start: KERNEL_START.into(),
             kernel_end: KERNEL_END.into(),
             user_end: USER_END.into(),
             init_task: self.init_task.into(),
+            change_words: self.change_words.unwrap_or(0).into(),
             page_table_levels: match self.shape.levels {
                 Levels::Four => 4.into(),
                 Levels::Five => 5.into(),
@@ -32,6 +33,14 @@ impl SyntheticGuest {
                 .unwrap()
                 .into(),
             reserved2: 0.into(),
+        }
+    }
+
+    /// All of them, save for change words where there are none.
+    const fn capabilities(&self) -> u64 {
+        match self.change_words {
+            Some(_) => capability::ALL,
+            None => capability::ALL & !capability::CHANGE_WORDS,
         }
     }
 

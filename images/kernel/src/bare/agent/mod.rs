@@ -194,6 +194,20 @@ pub fn before_unmap(mm: &Mm) {
     }
 }
 
+/// After that memory is gone.
+pub fn after_unmap(mm: &Mm) {
+    if let Some(flush) = flush() {
+        flush.after_unmap(ptr::from_ref(mm) as u64, true);
+    }
+}
+
+/// Before an address space that no task has any more is torn down.
+pub fn before_teardown(mm: &Mm) {
+    if let Some(flush) = flush() {
+        flush.before_teardown(ptr::from_ref(mm) as u64);
+    }
+}
+
 fn flush() -> Option<Flush<MmioTransport>> {
     HANDLES.lock().as_ref().and_then(|handles| handles.flush)
 }

@@ -170,13 +170,17 @@ impl Mm {
             .map(|area| (area.start, area.end, area.flags & EXEC != 0))
             .collect();
         // Samples of code that is about to go must be resolved while it is still there.
-        if hit.iter().any(|(.., code)| *code) {
+        let is_code = hit.iter().any(|(.., code)| *code);
+        if is_code {
             agent::before_unmap(self);
         }
         for (area_start, area_end, _) in hit {
             let (from, to) = (area_start.max(start), area_end.min(end));
             self.change(|| self.cut(area_start, from, to));
             self.discard(from, to);
+        }
+        if is_code {
+            agent::after_unmap(self);
         }
         Ok(())
     }
@@ -359,6 +363,7 @@ impl Mm {
 impl Drop for Mm {
     /// The last task is gone and has loaded other page tables.
     fn drop(&mut self) {
+        agent::before_teardown(self);
         while let Some(area) = NonNull::new(self.areas.load(Ordering::Relaxed)) {
             // SAFETY: linked, and nobody else is left to unlink it.
             let start = unsafe { area.as_ref() }.start;

@@ -1,12 +1,16 @@
 //! The guest's world as the sync pipeline asks for it: from what the host remembers, and from live RAM.
 
+mod build;
+mod read_tasks;
+
 use vm_memory::GuestMemoryBackend;
 
 use super::budget::Budget;
+use super::changes::ChangeWords;
 use super::files::Files;
 use super::memory::Ram;
-use super::tables::{Key, Place, Program, Progress, Region, Tables};
-use super::task::TaskKind;
+use super::tables::{Key, Place, Program, Region, Tables};
+use super::task::{TaskFields, TaskKind};
 use super::vma::{self, Found, Vma};
 use super::walker::{Stop, Walker};
 use super::{Guest, task};
@@ -15,7 +19,8 @@ use crate::event_buffer::record::NO_COOKIE;
 use crate::fault::{Fault, FaultLog};
 use crate::sync::{Lookup, Task, World};
 
-use std::ops::ControlFlow;
+use build::Taken;
+use read_tasks::ReadTasks;
 
 /// How often a look-up is tried while the guest changes what is read. Measured on Linux 6.1 under heavy mmap
 /// churn, fewer than 1 in 100 need a second try.
@@ -27,18 +32,14 @@ const MAX_TRIES_OF_WRONG: u32 = 3;
 /// Work to read a task with: a few fields, walked to without large pages, tried a few times.
 const WORK_PER_TASK: u32 = 512;
 
-/// How often the table of an address space is made before its mappings are only taken over one by one.
-const MAX_BUILDS: u8 = 3;
-
-/// Work that making a table takes for each VMA, at most, besides reading new files.
-const WORK_PER_VMA: u32 = 2;
-
 /// An address space. Two tasks with the same one and the same process id share it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mm {
     key: Key,
     place: Place,
     state: State,
+    /// The first sync whose look at the guest still counts.
+    floor: u32,
 }
 
 /// What there is of an address space.
@@ -58,6 +59,7 @@ impl Mm {
         key: Key { space: 0, tgid: 0 },
         place: Place::NOWHERE,
         state: State::Throttled,
+        floor: u32::MAX,
     };
 }
 
@@ -81,13 +83,14 @@ pub(super) struct Remembered {
     pub files: Files,
     pub budget: Budget,
     /// VMAs on their way into a table.
-    scratch: Vec<Found>,
+    scratch: Vec<Taken>,
+    tasks: ReadTasks,
 }
 
 /// Guest RAM for the time of one sync.
 ///
-/// What is remembered of mappings is compared with the guest once in this time, before it is used: the samples of a sync were taken before it
-/// began, so what held at any time of it is as good.
+/// What is remembered of mappings is compared with the guest before it is used: once in this time, for the samples of a sync were taken before
+/// it began, so what held at any time of it is as good; or less often, where the driver counts changes and has counted none.
 #[derive(Debug)]
 pub(crate) struct GuestWorld<'a, M: GuestMemoryBackend> {
     walker: Walker<'a, M>,
@@ -96,6 +99,7 @@ pub(crate) struct GuestWorld<'a, M: GuestMemoryBackend> {
     faults: &'a FaultLog,
     user_end: u64,
     keeps_late: bool,
+    change_words: Option<ChangeWords>,
     /// The task that the pipeline asked for last: whose samples follow.
     task: u64,
     /// Number of this sync.
@@ -118,6 +122,7 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         Self {
             user_end: guest.space.description().user_end,
             keeps_late: guest.keeps_late,
+            change_words: guest.change_words,
             sync: guest.remembered.tables.sync(),
             walker: Walker {
                 ram: Ram::new(memory, 0),
@@ -200,12 +205,12 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         answer
     }
 
-    /// What is remembered and known to hold in this sync.
+    /// What is remembered and known to hold.
     #[inline]
     fn known(&self, mm: Mm, address: u64) -> Option<Lookup> {
         let table = &self.memory.tables.entry(mm.place)?.table;
         let region = table.region(table.find(address)?)?;
-        (region.checked == self.sync).then(|| region.lookup(address))
+        (region.checked >= mm.floor).then(|| region.lookup(address))
     }
 
     /// Looks into the guest.
@@ -226,26 +231,21 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         }
     }
 
-    /// Answers by what is remembered of a process that is gone.
+    /// Answers by what is remembered of a process that is gone. That is no look at the guest: to a task that still has the
+    /// address space it proves nothing.
     fn look_back(&mut self, mm: Mm, address: u64) -> Lookup {
-        let entry = self.memory.tables.entry(mm.place);
-        let Some((index, origin)) = entry.and_then(|entry| {
-            let index = entry.table.find(address)?;
-            Some((index, entry.table.origin(index)?))
+        let table = self.memory.tables.entry(mm.place).map(|entry| &entry.table);
+        let Some((region, origin)) = table.and_then(|table| {
+            let index = table.find(address)?;
+            Some((*table.region(index)?, table.origin(index)?))
         }) else {
             return Lookup::Unmapped;
         };
-        let anonymous = (origin.vma.file == 0).then(|| self.anonymous_cookie(mm, &origin.vma));
-        let sync = self.sync;
-        let region = self.memory.tables.change(mm.place, |table| {
-            let region = table.region_mut(index)?;
-            region.cookie = anonymous.unwrap_or(region.cookie);
-            region.checked = sync;
-            Some(*region)
-        });
-        region
-            .flatten()
-            .map_or(Lookup::Unmapped, |region| region.lookup(address))
+        let cookie = match origin.vma.file {
+            0 => self.anonymous_cookie(mm, &origin.vma),
+            _ => region.cookie,
+        };
+        Region { cookie, ..region }.lookup(address)
     }
 
     fn resolve(&mut self, mm: Mm, address: u64) -> Result<Lookup, Stop> {
@@ -333,53 +333,6 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         Ok(region.lookup(address))
     }
 
-    /// Takes over every executable mapping when an address space is seen for the first time, so that samples that come when
-    /// it is gone can still be resolved. Whether there is more now than before.
-    fn build(&mut self, mm: Mm) -> Result<bool, Stop> {
-        let Some(entry) = self.memory.tables.entry_mut(mm.place) else {
-            return Ok(false);
-        };
-        let Progress::Tried(tries @ 0..MAX_BUILDS) = entry.progress else {
-            return Ok(false);
-        };
-        entry.progress = Progress::Tried(tries + 1);
-        if let Some(offset) = self.walker.layout.mm.vma_count {
-            let count = self.walker.u32(mm.key.space, offset, Fault::BadMapping)?;
-            let work = count.saturating_mul(WORK_PER_VMA);
-            if work > self.walker.ram.work_left() {
-                return Ok(false);
-            }
-        }
-        let mut found = std::mem::take(&mut self.memory.scratch);
-        found.clear();
-        let executable = self.walker.layout.vma.executable;
-        let walked = vma::walk(&mut self.walker, mm.key.space, &mut |next| {
-            if executable == 0 || next.vma.flags & executable != 0 {
-                found.push(next);
-            }
-            ControlFlow::Continue(())
-        });
-        if walked.is_ok() {
-            for &next in &found {
-                // Memory without a file gets its cookie when a sample is in it. A file that cannot be read is no reason to do
-                // without the others.
-                let cookie = match next.vma.file {
-                    0 => Ok(NO_COOKIE),
-                    file => self.file_cookie(file),
-                };
-                if let Ok(cookie) = cookie {
-                    let region = self.region(&next.vma, cookie, 0);
-                    self.remember(mm, next, region);
-                }
-            }
-            if let Some(entry) = self.memory.tables.entry_mut(mm.place) {
-                entry.progress = Progress::Done;
-            }
-        }
-        self.memory.scratch = found;
-        walked.map(|_| true)
-    }
-
     fn region(&self, vma: &Vma, cookie: u64, checked: u32) -> Region {
         let is_file = vma.file != 0;
         let offset = vma.file_offset(vma.start, self.walker.layout.vma.page_shift);
@@ -447,6 +400,29 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         Ok(())
     }
 
+    /// Reads a task that has not been read in this sync.
+    fn read_task(&mut self, pointer: u64) -> Answer<TaskFields> {
+        self.memory.budget.earn(std::mem::take(&mut self.samples));
+        let Some(work) = self.memory.budget.grant(WORK_PER_TASK) else {
+            return Answer::Throttled;
+        };
+        let read = self.ask_within(work, |world| {
+            world
+                .walker
+                .space
+                .prove_linear(&mut world.walker.ram, pointer);
+            task::read(&mut world.walker, pointer)
+        });
+        match read {
+            Answer::Found(fields) => {
+                self.memory.tasks.put(self.sync, pointer, fields);
+                Answer::Found(fields)
+            }
+            // As one that is nowhere: it is counted as bad.
+            Answer::Raced | Answer::Throttled => Answer::Raced,
+        }
+    }
+
     fn read_program(&mut self, mm: Mm, offset: u32) -> Result<Program, Stop> {
         let space = mm.key.space;
         let file = self.walker.u64(space, offset, Fault::BadMapping)?;
@@ -469,23 +445,19 @@ impl<M: GuestMemoryBackend> World for GuestWorld<'_, M> {
 
     fn task(&mut self, pointer: u64) -> Option<Task<Mm>> {
         self.task = pointer;
-        self.memory.budget.earn(std::mem::take(&mut self.samples));
-        let Some(work) = self.memory.budget.grant(WORK_PER_TASK) else {
-            return Some(Task {
-                pid: 0,
-                tgid: 0,
-                mm: Some(Mm::THROTTLED),
-            });
-        };
-        let read = self.ask_within(work, |world| {
-            world
-                .walker
-                .space
-                .prove_linear(&mut world.walker.ram, pointer);
-            task::read(&mut world.walker, pointer)
-        });
-        let Answer::Found(fields) = read else {
-            return None;
+        let fields = match self.memory.tasks.get(self.sync, pointer) {
+            Some(fields) => fields,
+            None => match self.read_task(pointer) {
+                Answer::Found(fields) => fields,
+                Answer::Raced => return None,
+                Answer::Throttled => {
+                    return Some(Task {
+                        pid: 0,
+                        tgid: 0,
+                        mm: Some(Mm::THROTTLED),
+                    });
+                }
+            },
         };
         let tables = &mut self.memory.tables;
         let mm = match fields.own_mm() {
@@ -494,6 +466,7 @@ impl<M: GuestMemoryBackend> World for GuestWorld<'_, M> {
                     key,
                     place,
                     state: State::Late,
+                    floor: self.sync,
                 })
             }
             0 => None,
@@ -502,10 +475,16 @@ impl<M: GuestMemoryBackend> World for GuestWorld<'_, M> {
                     space,
                     tgid: fields.tgid,
                 };
+                let (words, ram) = (self.change_words, &mut self.walker.ram);
+                let (place, floor) = tables.enter(key, || {
+                    ram.set_work(1);
+                    words?.settled(ram, space)
+                });
                 Some(Mm {
                     key,
-                    place: tables.enter(key),
+                    place,
                     state: State::Present,
+                    floor,
                 })
             }
         };
@@ -520,7 +499,7 @@ impl<M: GuestMemoryBackend> World for GuestWorld<'_, M> {
         let known = self.memory.tables.entry(mm.place);
         let program = known.and_then(|entry| entry.program);
         if let Some(program) = program
-            && (program.checked == self.sync || mm.state == State::Late)
+            && (program.checked >= mm.floor || mm.state == State::Late)
         {
             return program.cookie;
         }
