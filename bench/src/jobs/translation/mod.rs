@@ -85,6 +85,7 @@ fn translators(tables: &'static Tables) -> Result<Vec<Box<dyn Translator>>, Fail
     Ok(vec![
         Box::new(plain::Plain::new(tables)),
         Box::new(ours::Remembering::new(tables)),
+        Box::new(ours::Batched::new(tables)),
         Box::new(ours::Walk::new(tables)),
         Box::new(memflow::one_by_one(tables)),
         Box::new(memflow::batched(tables)),

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use oprofile_device::guest::memory::Ram;
-use oprofile_device::guest::paging;
+use oprofile_device::guest::paging::{self, WalkError};
 use oprofile_device::guest::translator::Translator;
 use vm_memory::GuestMemoryMmap;
 
 use super::Translate;
 use super::tables::Tables;
+
+/// Addresses of one call: as many as call chains of a few samples have.
+const BATCH: usize = 256;
 
 /// The page walk, as `oprofile_device::guest::paging` offers it.
 pub struct Walk {
@@ -75,6 +78,41 @@ impl Translate for Remembering {
         for &address in addresses {
             if let Ok(translation) = self.translator.translate(&mut ram, root, address) {
                 found(address, translation.gpa);
+            }
+        }
+    }
+}
+
+/// The same translator, many addresses in one call.
+pub struct Batched(Remembering);
+
+impl Batched {
+    /// Translates by `tables` in guest RAM.
+    pub fn new(tables: &'static Tables) -> Self {
+        Self(Remembering::new(tables))
+    }
+}
+
+impl Translate for Batched {
+    fn name(&self) -> &'static str {
+        "translator of the device, batched"
+    }
+
+    fn each(&mut self, addresses: &[u64], mut found: impl FnMut(u64, u64)) {
+        let Remembering {
+            tables,
+            memory,
+            translator,
+        } = &mut self.0;
+        let root = tables.root();
+        let mut ram = Ram::new(&**memory, u32::MAX);
+        let mut results = [Err(WalkError::NotPresent(0)); BATCH];
+        for addresses in addresses.chunks(BATCH) {
+            translator.translate_all(&mut ram, root, addresses, &mut results);
+            for (&address, result) in addresses.iter().zip(&results) {
+                if let Ok(translation) = result {
+                    found(address, translation.gpa);
+                }
             }
         }
     }
