@@ -268,10 +268,11 @@ impl Translator {
         found: &mut [Result<Translation, WalkError>],
     ) {
         let number = self.enter(root);
-        // Lanes whose entry in a last-level table is to be read, and its GPA.
-        let mut waiting = [(0_usize, 0_u64); LANES];
-        let mut count = 0;
-        for (lane, (&gva, found)) in gvas.iter().zip(&mut *found).enumerate() {
+        // Lanes that wait for an entry of a last-level table, and GPA of that.
+        let mut lanes = [0_u8; LANES];
+        let mut entries = [0; LANES];
+        let mut waiting = 0;
+        for (lane, (&gva, found)) in (0..).zip(gvas.iter().zip(&mut *found)) {
             let page = self.pages[place::<PAGES>(gva / PAGE_BYTES)];
             if page.tag == page_tag(gva, number) {
                 *found = Ok(page.translation(gva));
@@ -279,26 +280,28 @@ impl Translator {
             }
             let table = self.tables[place::<TABLES>(gva / LAST_LEVEL_BYTES)];
             if table.tag == table_tag(gva, number) {
-                waiting[count % LANES] = (lane, table.entry(gva));
-                count += 1;
+                lanes[waiting % LANES] = lane;
+                entries[waiting % LANES] = table.entry(gva);
+                waiting += 1;
             } else {
                 *found = self.look_up(ram, gva);
             }
         }
-        // Nothing here depends on what is read: the loads overlap.
-        let waiting = &waiting[..count.min(LANES)];
-        let mut entries = [Ok(0); LANES];
-        for (entry, &(_, gpa)) in entries.iter_mut().zip(waiting) {
-            *entry = ram.read_u64(gpa);
-        }
-        for (entry, &(lane, _)) in entries.iter().zip(waiting) {
-            if let (Some(&gva), Some(found)) = (gvas.get(lane), found.get_mut(lane)) {
-                *found = entry
-                    .map_err(WalkError::from)
-                    .and_then(|entry| paging::small_page(entry, gva));
-                if let Ok(translation) = *found {
-                    self.remember(translation, gva);
-                }
+        let waiting = waiting.min(LANES);
+        let mut words = [0; LANES];
+        let read = ram.read_words(&entries[..waiting], &mut words);
+        for (&lane, &word) in lanes[..waiting].iter().zip(&words) {
+            let lane = usize::from(lane);
+            let (Some(&gva), Some(found)) = (gvas.get(lane), found.get_mut(lane)) else {
+                continue;
+            };
+            *found = match read {
+                Ok(()) => paging::small_page(word, gva),
+                // One of them cannot be read: which?
+                Err(_) => self.look_up(ram, gva),
+            };
+            if let Ok(translation) = *found {
+                self.remember(translation, gva);
             }
         }
     }

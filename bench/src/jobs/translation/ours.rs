@@ -7,8 +7,8 @@ use oprofile_device::guest::paging::{self, WalkError};
 use oprofile_device::guest::translator::Translator;
 use vm_memory::GuestMemoryMmap;
 
-use super::Translate;
 use super::tables::Tables;
+use super::{HOT, Pattern, RANDOM, Translate};
 
 /// Addresses of one call: as many as call chains of a few samples have.
 const BATCH: usize = 256;
@@ -68,8 +68,8 @@ impl Translate for Remembering {
         "translator of the device"
     }
 
-    fn is_ours(&self) -> bool {
-        true
+    fn has_target(&self, pattern: &Pattern) -> bool {
+        pattern.name == HOT
     }
 
     fn each(&mut self, addresses: &[u64], mut found: impl FnMut(u64, u64)) {
@@ -96,6 +96,10 @@ impl Batched {
 impl Translate for Batched {
     fn name(&self) -> &'static str {
         "translator of the device, batched"
+    }
+
+    fn has_target(&self, pattern: &Pattern) -> bool {
+        pattern.name == RANDOM
     }
 
     fn each(&mut self, addresses: &[u64], mut found: impl FnMut(u64, u64)) {
