@@ -12,7 +12,7 @@ use std::hint::black_box;
 
 use super::{Failure, Job};
 use crate::measure::{Figure, time};
-use crate::random::Random;
+use oprofile_workload::random::Random;
 
 use tables::Tables;
 
