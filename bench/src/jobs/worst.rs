@@ -39,6 +39,9 @@ const HEAD_OBJECTS: u64 = 5;
 /// Objects of a process's chain: more than what a sample may cost reaches.
 const CHAIN_OBJECTS: u64 = 51;
 
+/// Bytes of a directory's name: the most for one unit of work, and Linux's `NAME_MAX`.
+const NAME_BYTES: u64 = 255;
+
 /// Samples of a tick: those of 25 vCPUs at 1,000 a second.
 const SAMPLES: usize = 2_500;
 
@@ -102,14 +105,14 @@ impl Scattered {
         vma
     }
 
-    /// A directory with an 8-byte name below `parent`.
+    /// A directory below `parent` with the longest name.
     fn directory(&mut self, parent: u64) -> u64 {
         let (dentry, name) = (self.object(), self.object());
         self.guest.poke(name, u64::from_le_bytes(*b"longpath"));
         for (field, value) in [
             (Field::DentryParent, parent),
             (Field::DentryName, name),
-            (Field::DentryNameLength, 8),
+            (Field::DentryNameLength, NAME_BYTES),
             (Field::DentryHashLink, dentry),
         ] {
             self.guest.set(dentry, field, value);
