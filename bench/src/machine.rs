@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::measure::{Figure, time};
-use crate::random::Random;
+use oprofile_workload::random::Random;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;

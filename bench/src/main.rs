@@ -12,7 +12,6 @@
 mod jobs;
 mod machine;
 mod measure;
-mod random;
 mod report;
 
 use std::error::Error;

@@ -5,6 +5,7 @@ mod rings;
 mod translation;
 mod vcpus;
 mod workload;
+mod worst;
 mod writer;
 
 use std::error::Error;
@@ -50,7 +51,7 @@ impl Error for WrongCount {}
 type Prepare = fn() -> Result<Box<dyn Job>, Failure>;
 
 /// All jobs, in the order of the table.
-const JOBS: [(&str, Prepare); 8] = [
+const JOBS: [(&str, Prepare); 9] = [
     (workload::MIXED_NAME, workload::mixed),
     (workload::TRACE_NAME, workload::trace),
     (writer::NAME, writer::prepare),
@@ -59,6 +60,7 @@ const JOBS: [(&str, Prepare); 8] = [
     (ram::VMAS_NAME, ram::vmas),
     (translation::NAME, translation::prepare),
     (vcpus::NAME, vcpus::prepare),
+    (worst::NAME, worst::prepare),
 ];
 
 /// Names of all jobs.

@@ -1,6 +1,7 @@
 //! Loads like the recorded one, of any size: the same distributions, other random numbers.
 
 use crate::file::{ANONYMOUS, Sample, Task, Vma, Workload};
+use crate::random::Random;
 
 const PAGE_BYTES: u64 = 4_096;
 /// Where the first mapping of every task may lie.
@@ -41,36 +42,6 @@ pub enum Switches {
     WithBatch,
 }
 
-/// Random numbers (splitmix64): the same for the same shape.
-#[derive(Clone, Debug)]
-struct Random(u64);
-
-impl Random {
-    const fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
-    }
-
-    const fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    /// A number of `0..end`, which is not empty.
-    fn index(&mut self, end: usize) -> usize {
-        usize::try_from(self.below(end as u64)).unwrap_or(0)
-    }
-
-    /// From 0 to below 1.
-    fn part(&mut self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "53 bits")]
-        let bits = (self.next() >> 11) as f64;
-        bits / 9_007_199_254_740_992.0
-    }
-}
-
 /// Zipf's distribution with exponent 1: the chance of index n is proportional to 1 / (n + 1).
 #[derive(Clone, Debug)]
 struct Zipf {
@@ -103,7 +74,7 @@ impl Workload {
     /// A load of this shape; the same shape makes the same load.
     #[must_use]
     pub fn generate(shape: &Shape) -> Self {
-        let mut random = Random(u64::from(shape.tasks) << 32 | shape.vmas as u64);
+        let mut random = Random::new(u64::from(shape.tasks) << 32 | shape.vmas as u64);
         let tasks: Vec<Task> = (0..shape.tasks)
             .map(|_| task(&mut random, shape.vmas))
             .collect();
@@ -179,9 +150,7 @@ fn task(random: &mut Random, vmas: usize) -> Task {
 
 fn permutation(random: &mut Random, count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
-    for end in (1..count).rev() {
-        order.swap(end, random.index(end + 1));
-    }
+    random.shuffle(&mut order);
     order
 }
 
@@ -211,7 +180,7 @@ mod tests {
 
     #[test]
     fn popular_mappings_get_the_share_that_zipf_gives_them() {
-        let mut random = Random(1);
+        let mut random = Random::new(1);
         let zipf = Zipf::new(200);
         let mut counts = [0; 200];
         for _ in 0..100_000 {

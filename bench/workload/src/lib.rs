@@ -7,6 +7,7 @@
 //! | [`generate`] | loads of the same kind, of any size |
 //! | [`world`] | their world on the host's side: sorted arrays |
 //! | [`replay`] | writer → words → pipeline → event buffer, step by step, so that each can be timed |
+//! | [`random`] | reproducible random numbers |
 //! | [`stream`] | the hash of an event stream |
 //! | `loopback` | agent and device in one process, with guest RAM between them (feature `loopback`) |
 //! | `ram` | a workload's world in that RAM (feature `loopback`) |
@@ -25,6 +26,7 @@ pub mod generate;
 pub mod loopback;
 #[cfg(feature = "loopback")]
 pub mod ram;
+pub mod random;
 pub mod replay;
 pub mod stream;
 pub mod world;

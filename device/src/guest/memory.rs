@@ -173,6 +173,19 @@ impl<'m, M: GuestMemoryBackend> Ram<'m, M> {
         Ok(u64::from_le_bytes(bytes))
     }
 
+    /// Reads a word from each of `gpas`, as [`Ram::read_u64`], as many as `into` has room for. None depends on another, so a
+    /// processor waits for many of them at once.
+    ///
+    /// # Errors
+    /// As [`Ram::read`], when one of them cannot be read; `into` has any content then.
+    #[inline]
+    pub fn read_words(&mut self, gpas: &[u64], into: &mut [u64]) -> Result<(), MemoryError> {
+        for (&gpa, word) in gpas.iter().zip(into) {
+            *word = self.read_u64(gpa)?;
+        }
+        Ok(())
+    }
+
     /// Reads a little-endian half word; one that is aligned is never torn.
     ///
     /// # Errors

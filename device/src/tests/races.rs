@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use oprofile_wire::changes;
 use oprofile_wire::layout::{Field, VmaStore};
+use oprofile_workload::random::Random;
 
 use crate::CookieTarget;
 use crate::guest::paging::Levels;
@@ -40,12 +41,10 @@ const PAGE: u64 = 0x1000;
 /// Look-ups between two notes of a task: what is known of an address space is compared with the guest once in each.
 const BATCH: u64 = 4;
 
-/// A number that looks random but follows from others (splitmix64, Steele et al. 2014).
+/// A number that looks random but follows from others.
 const fn mix(a: u64, b: u64) -> u64 {
-    let mut z = a.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ b.wrapping_mul(0xd1b5_4a32_d192_ed03);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    let seed = a.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ b.wrapping_mul(0xd1b5_4a32_d192_ed03);
+    Random::new(seed).next()
 }
 
 /// Whether the task of version `version` has exited, as all have at first.

@@ -163,8 +163,16 @@ fn answer(input: &Input) {
                     true => translator.read(&mut plain, root, gva, &mut read),
                     false => translator.read(&mut ram, root, gva, &mut read),
                 };
+                let together = [0, 1, 512].map(|pages| gva.wrapping_add(pages * PAGE));
+                let mut all = together.map(|_| found);
+                translator.translate_all(&mut plain, root, &together, &mut all);
+                let each = together.map(|gva| translator.translate(&mut plain, root, gva));
+                assert_eq!(all, each, "{gva:#x}");
                 if !stale {
                     assert_eq!(found.ok(), walk(&memory, levels, root, gva), "{gva:#x}");
+                    for (gva, found) in together.into_iter().zip(all) {
+                        assert_eq!(found.ok(), walk(&memory, levels, root, gva), "{gva:#x}");
+                    }
                     let expected = read_bytes(&memory, levels, root, gva, read.len());
                     assert_eq!(result.is_ok(), expected.is_some(), "{gva:#x}: {result:?}");
                     if let Some(expected) = expected {

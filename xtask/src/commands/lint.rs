@@ -8,7 +8,7 @@ use crate::step::Step;
 /// Freestanding code is built for the host's target, named so that build scripts get no flags of it.
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
-/// Checks the root workspace and those of the guest images and the benchmarks.
+/// Checks the root workspace and those of the guest images, the benchmarks and the fuzz targets.
 pub fn run_lint() -> Result<(), CargoError> {
     let step = Step::begin("checking the format (cargo xtask fmt puts it right)");
     run(&repo::root(), &["fmt", "--all", "--check"])?;

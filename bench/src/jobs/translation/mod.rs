@@ -12,7 +12,7 @@ use std::hint::black_box;
 
 use super::{Failure, Job};
 use crate::measure::{Figure, time};
-use crate::random::Random;
+use oprofile_workload::random::Random;
 
 use tables::Tables;
 
@@ -27,6 +27,12 @@ const HOT_PAGES: usize = 64;
 
 const PAGE_BYTES: u64 = 4_096;
 
+/// The pattern in which nearly every address needs an entry of a table.
+const RANDOM: &str = "random pages of 1 GiB";
+
+/// The pattern in which a TLB knows all pages.
+const HOT: &str = "64 hot pages";
+
 /// An address and where it leads.
 type Found = (u64, u64);
 
@@ -35,8 +41,8 @@ trait Translate {
     /// Its name in the table.
     fn name(&self) -> &'static str;
 
-    /// Whether it is the one for which there are targets.
-    fn is_ours(&self) -> bool {
+    /// For which pattern there is a target that it has to reach.
+    fn has_target(&self, _pattern: &Pattern) -> bool {
         false
     }
 
@@ -48,7 +54,7 @@ trait Translate {
 trait Translator {
     fn name(&self) -> &'static str;
 
-    fn is_ours(&self) -> bool;
+    fn has_target(&self, pattern: &Pattern) -> bool;
 
     /// Sum of all physical addresses: what is done with them shall cost nothing.
     fn sum(&mut self, addresses: &[u64]) -> u64;
@@ -62,8 +68,8 @@ impl<T: Translate> Translator for T {
         Translate::name(self)
     }
 
-    fn is_ours(&self) -> bool {
-        Translate::is_ours(self)
+    fn has_target(&self, pattern: &Pattern) -> bool {
+        Translate::has_target(self, pattern)
     }
 
     fn sum(&mut self, addresses: &[u64]) -> u64 {
@@ -85,6 +91,7 @@ fn translators(tables: &'static Tables) -> Result<Vec<Box<dyn Translator>>, Fail
     Ok(vec![
         Box::new(plain::Plain::new(tables)),
         Box::new(ours::Remembering::new(tables)),
+        Box::new(ours::Batched::new(tables)),
         Box::new(ours::Walk::new(tables)),
         Box::new(memflow::one_by_one(tables)),
         Box::new(memflow::batched(tables)),
@@ -135,7 +142,7 @@ pub fn prepare() -> Result<Box<dyn Job>, Failure> {
         .collect();
     let patterns = [
         Pattern {
-            name: "random pages of 1 GiB",
+            name: RANDOM,
             addresses: random_pages,
             reach: 10.0,
             known: |name| match name {
@@ -146,7 +153,7 @@ pub fn prepare() -> Result<Box<dyn Job>, Failure> {
             },
         },
         Pattern {
-            name: "64 hot pages",
+            name: HOT,
             addresses: hot_pages,
             reach: 2.0,
             known: |name| match name {
@@ -176,12 +183,14 @@ pub fn prepare() -> Result<Box<dyn Job>, Failure> {
             }
             let name = format!("{}, {}", pattern.name, translator.name());
             let figure = Figure::new(name, "ns").known((pattern.known)(translator.name()));
-            figures.push(match translator.is_ours() {
+            figures.push(match translator.has_target(pattern) {
                 true => figure.reach(pattern.reach),
                 false => figure,
             });
         }
     }
+    // What each figure contains besides the work.
+    figures.push(Figure::new("the loop over the addresses alone", "ns"));
     Ok(Box::new(Translation {
         translators,
         patterns,
@@ -192,7 +201,7 @@ pub fn prepare() -> Result<Box<dyn Job>, Failure> {
 struct Translation {
     translators: Vec<Box<dyn Translator>>,
     patterns: [Pattern; 2],
-    /// For each pattern, one a translator.
+    /// For each pattern, one a translator; and one without a translator.
     figures: Vec<Figure>,
 }
 
@@ -212,6 +221,14 @@ impl Job for Translation {
                 #[expect(clippy::cast_precision_loss, reason = "a small number")]
                 figure.add(took / pattern.addresses.len() as f64);
             }
+        }
+        let [pattern, _] = &self.patterns;
+        if let Some(figure) = self.figures.last_mut() {
+            let sum = |sum: u64, &address: &u64| sum.wrapping_add(black_box(address));
+            let (took, sum) = time(|| pattern.addresses.iter().fold(0, sum));
+            black_box(sum);
+            #[expect(clippy::cast_precision_loss, reason = "a small number")]
+            figure.add(took / pattern.addresses.len() as f64);
         }
         Ok(())
     }

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use oprofile_device::guest::memory::Ram;
-use oprofile_device::guest::paging;
+use oprofile_device::guest::paging::{self, WalkError};
 use oprofile_device::guest::translator::Translator;
 use vm_memory::GuestMemoryMmap;
 
-use super::Translate;
 use super::tables::Tables;
+use super::{HOT, Pattern, RANDOM, Translate};
+
+/// Addresses of one call: as many as call chains of a few samples have.
+const BATCH: usize = 256;
 
 /// The page walk, as `oprofile_device::guest::paging` offers it.
 pub struct Walk {
@@ -65,8 +68,8 @@ impl Translate for Remembering {
         "translator of the device"
     }
 
-    fn is_ours(&self) -> bool {
-        true
+    fn has_target(&self, pattern: &Pattern) -> bool {
+        pattern.name == HOT
     }
 
     fn each(&mut self, addresses: &[u64], mut found: impl FnMut(u64, u64)) {
@@ -75,6 +78,45 @@ impl Translate for Remembering {
         for &address in addresses {
             if let Ok(translation) = self.translator.translate(&mut ram, root, address) {
                 found(address, translation.gpa);
+            }
+        }
+    }
+}
+
+/// The same translator, many addresses in one call.
+pub struct Batched(Remembering);
+
+impl Batched {
+    /// Translates by `tables` in guest RAM.
+    pub fn new(tables: &'static Tables) -> Self {
+        Self(Remembering::new(tables))
+    }
+}
+
+impl Translate for Batched {
+    fn name(&self) -> &'static str {
+        "translator of the device, batched"
+    }
+
+    fn has_target(&self, pattern: &Pattern) -> bool {
+        pattern.name == RANDOM
+    }
+
+    fn each(&mut self, addresses: &[u64], mut found: impl FnMut(u64, u64)) {
+        let Remembering {
+            tables,
+            memory,
+            translator,
+        } = &mut self.0;
+        let root = tables.root();
+        let mut ram = Ram::new(&**memory, u32::MAX);
+        let mut results = [Err(WalkError::NotPresent(0)); BATCH];
+        for addresses in addresses.chunks(BATCH) {
+            translator.translate_all(&mut ram, root, addresses, &mut results);
+            for (&address, result) in addresses.iter().zip(&results) {
+                if let Ok(translation) = result {
+                    found(address, translation.gpa);
+                }
             }
         }
     }

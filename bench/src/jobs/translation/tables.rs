@@ -7,7 +7,7 @@ use oprofile_device::test_utils::{GuestShape, PageSize, SyntheticGuest};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::PAGE_BYTES;
-use crate::random::Random;
+use oprofile_workload::random::Random;
 
 /// First of the addresses that are mapped: kernel space, in nobody's way.
 const BASE: u64 = 0xffff_c900_0000_0000;

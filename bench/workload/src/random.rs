@@ -6,6 +6,7 @@ pub struct Random(u64);
 
 impl Random {
     /// A generator.
+    #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -34,6 +35,13 @@ impl Random {
     /// An index below `end`, which is not 0.
     pub fn index(&mut self, end: usize) -> usize {
         usize::try_from(self.below(end as u64)).unwrap_or(0)
+    }
+
+    /// From 0 to below 1.
+    pub fn part(&mut self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "53 bits")]
+        let bits = (self.next() >> 11) as f64;
+        bits / 9_007_199_254_740_992.0
     }
 }
 
