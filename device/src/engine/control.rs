@@ -109,7 +109,7 @@ impl Engine {
         let memory = Arc::clone(&link.memory);
         let read = collected.and_then(|()| {
             bytes.resize(self.segments.readable_bytes(), 0);
-            self.segments.read(&*memory, &mut bytes)
+            self.segments.read(&*memory, 0, &mut bytes)
         });
         let room = self.segments.room(ANSWER_BYTES);
         let (Ok(()), Some(room)) = (read, room) else {

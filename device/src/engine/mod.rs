@@ -32,7 +32,7 @@ use crate::sync::Pipeline;
 pub(crate) use link::Link;
 
 use control::Held;
-use samples::{BufferError, Scratch, Totals};
+use samples::{Buffer, BufferError, Scratch, Totals};
 
 /// What the mortuary keeps: a task-free request, all of whose tasks died together.
 type Ticket = u64;
@@ -269,7 +269,7 @@ impl Engine {
                 };
                 let buffer = collected
                     .map_err(BufferError::from)
-                    .and_then(|()| self.scratch.read(&*memory, &self.segments, vcpu));
+                    .and_then(|()| Buffer::read(&*memory, &self.segments, vcpu));
                 let index = usize::from(vcpu);
                 match (
                     buffer,
@@ -280,23 +280,20 @@ impl Engine {
                         account.buffers += 1;
                         let before = sync.account().samples();
                         sync.boundary();
-                        for entry in buffer.entries() {
-                            match entry {
-                                Ok(entry) if is_space_note(&entry) => {
-                                    take_space_note(&mut world, &entry);
-                                }
-                                Ok(entry) => {
-                                    let (entry, left_out) = samples::without_unknown_record(entry);
-                                    if left_out {
-                                        self.faults
-                                            .count(Fault::BadRecord, || format!("vCPU {vcpu}"));
-                                    }
-                                    sync.entry(&mut world, entry);
-                                }
-                                Err(error) => self
-                                    .faults
-                                    .count(Fault::CutBuffer, || format!("vCPU {vcpu}: {error:?}")),
+                        let faults = &self.faults;
+                        let read = buffer.entries(&*memory, &mut self.scratch, |entry| {
+                            if is_space_note(&entry) {
+                                take_space_note(&mut world, &entry);
+                                return;
                             }
+                            let (entry, left_out) = samples::without_unknown_record(entry);
+                            if left_out {
+                                faults.count(Fault::BadRecord, || format!("vCPU {vcpu}"));
+                            }
+                            sync.entry(&mut world, entry);
+                        });
+                        if let Err(error) = read {
+                            faults.count(Fault::CutBuffer, || format!("vCPU {vcpu}: {error:?}"));
                         }
                         let decoded = sync.account().samples() - before;
                         totals.settle(&buffer, decoded, account, &self.faults);

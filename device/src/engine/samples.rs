@@ -2,11 +2,12 @@
 
 use oprofile_wire::PROTOCOL_VERSION;
 use oprofile_wire::sample::{
-    BufferHeader, ENTRY_WORDS, ESCAPE, Entries, Entry, EntryError, MAGIC, WORD_BYTES, note,
+    BufferHeader, ENTRY_WORDS, ESCAPE, Entries, Entry, EntryError, MAGIC, MAX_NOTE_DATA,
+    WORD_BYTES, note,
 };
 use thiserror::Error;
 use vm_memory::GuestMemoryBackend;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::account::VcpuAccount;
 use crate::event_buffer::record::{IBS_FETCH, IBS_FETCH_VALUES, IBS_OP, IBS_OP_VALUES};
@@ -58,27 +59,56 @@ impl BufferError {
     }
 }
 
-/// Words that a buffer is copied into; reused from buffer to buffer.
-#[derive(Debug, Default)]
+/// Words that are copied at once, 8 KiB, and at least one entry: they are in the first-level cache when they are read, and push little else
+/// out of the second.
+const PIECE_WORDS: usize = 1_024;
+
+// Else an entry might never be whole.
+const _: () = assert!(PIECE_WORDS > ENTRY_WORDS + MAX_NOTE_DATA);
+
+/// Words that buffers are copied into, piece by piece.
+#[derive(Debug)]
 pub(super) struct Scratch {
-    words: Vec<u64>,
+    words: Box<[u64; PIECE_WORDS]>,
 }
 
-/// A buffer whose header makes sense.
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            words: Box::new([0; PIECE_WORDS]),
+        }
+    }
+}
+
+/// Why a buffer cannot be read to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(super) enum CutError {
+    /// RAM that was there is gone.
+    #[error("Sample buffer's chain cannot be copied")]
+    Chain(#[from] ChainError),
+    /// Words that are no entry.
+    #[error("Sample buffer ends inside an entry, or has one that is too long")]
+    Entry(EntryError),
+}
+
+/// A buffer whose header makes sense and whose bytes are in RAM.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Buffer<'a> {
     pub header: BufferHeader,
-    words: &'a [u64],
+    segments: &'a Segments,
+    /// Where its entries begin, in bytes.
+    start: usize,
+    /// Words of its entries.
+    words: usize,
 }
 
-impl Scratch {
-    /// Copies a buffer and checks its header; it must be of `vcpu`.
+impl<'a> Buffer<'a> {
+    /// Copies a buffer's header and checks it; the buffer must be of `vcpu`.
     pub fn read<M: GuestMemoryBackend>(
-        &mut self,
         memory: &M,
-        segments: &Segments,
+        segments: &'a Segments,
         vcpu: u16,
-    ) -> Result<Buffer<'_>, BufferError> {
+    ) -> Result<Self, BufferError> {
         if segments.is_writable() {
             return Err(BufferError::Writable);
         }
@@ -86,11 +116,11 @@ impl Scratch {
         if total < size_of::<BufferHeader>() || !total.is_multiple_of(WORD_BYTES) {
             return Err(BufferError::Length(total));
         }
-        // Grows to the largest buffer that came (bounded by the chain's cap) and never shrinks.
-        self.words.resize(total / WORD_BYTES, 0);
-        segments.read(memory, self.words.as_mut_bytes())?;
-        let (header, _) = BufferHeader::read_from_prefix(self.words.as_bytes())
-            .map_err(|_| BufferError::Length(total))?;
+        if !segments.is_in_ram(memory) {
+            return Err(ChainError::OutOfRam.into());
+        }
+        let mut header = BufferHeader::new_zeroed();
+        segments.read(memory, 0, header.as_mut_bytes())?;
         if header.magic.get() != MAGIC || header.version.get() != PROTOCOL_VERSION {
             return Err(BufferError::Version);
         }
@@ -98,34 +128,66 @@ impl Scratch {
             return Err(BufferError::Vcpu(header.vcpu.get()));
         }
         let (header_bytes, entry_bytes) = (header.header_bytes.get(), header.entry_bytes.get());
-        let sizes = BufferError::Sizes {
-            header: header_bytes,
-            entries: entry_bytes,
-            total,
-        };
         let start = usize::from(header_bytes);
         let fits = start >= size_of::<BufferHeader>()
             && start.is_multiple_of(WORD_BYTES)
             && start.checked_add(entry_bytes as usize) == Some(total);
-        let words = match self.words.get_mut(start / WORD_BYTES..) {
-            Some(words) if fits => words,
-            _ => return Err(sizes),
-        };
-        for word in &mut *words {
-            *word = u64::from_le(*word);
+        if !fits {
+            return Err(BufferError::Sizes {
+                header: header_bytes,
+                entries: entry_bytes,
+                total,
+            });
         }
-        Ok(Buffer { header, words })
+        Ok(Self {
+            header,
+            segments,
+            start,
+            words: (total - start) / WORD_BYTES,
+        })
     }
-}
 
-impl<'a> Buffer<'a> {
-    pub const fn entries(&self) -> impl Iterator<Item = Result<Entry<'a>, EntryError>> + use<'a> {
-        Entries::new(self.words)
+    /// Copies the entries piece by piece and hands them out in their order.
+    #[inline]
+    pub fn entries<M: GuestMemoryBackend>(
+        &self,
+        memory: &M,
+        scratch: &mut Scratch,
+        mut take: impl FnMut(Entry<'_>),
+    ) -> Result<(), CutError> {
+        let words = &mut scratch.words[..];
+        let (mut offset, mut left) = (self.start, self.words);
+        // Words in front that begin an entry of which the rest follows.
+        let mut kept = 0;
+        while left != 0 {
+            let filled = words.len().min(kept + left);
+            let piece = words.get_mut(kept..filled).unwrap_or_default();
+            self.segments.read(memory, offset, piece.as_mut_bytes())?;
+            for word in &mut *piece {
+                *word = u64::from_le(*word);
+            }
+            offset += size_of_val(piece);
+            left -= piece.len();
+            let mut used = 0;
+            for entry in Entries::new(words.get(..filled).unwrap_or_default()) {
+                match entry {
+                    Ok(entry) => {
+                        used += ENTRY_WORDS + entry.data.len();
+                        take(entry);
+                    }
+                    Err(EntryError::Truncated) if left != 0 => break,
+                    Err(error) => return Err(CutError::Entry(error)),
+                }
+            }
+            words.copy_within(used..filled, 0);
+            kept = filled - used;
+        }
+        Ok(())
     }
 
     /// Samples that the header claims, as far as there can be.
     pub fn claimed(&self) -> u64 {
-        let most = self.words.len() / ENTRY_WORDS;
+        let most = self.words / ENTRY_WORDS;
         u64::from(self.header.samples.get()).min(most as u64)
     }
 }

@@ -92,22 +92,38 @@ impl Segments {
         !self.writable.is_empty()
     }
 
-    /// Copies the readable bytes into `into`, which has exactly as many.
+    /// Whether all readable bytes are in RAM.
+    pub fn is_in_ram<M: GuestMemoryBackend>(&self, memory: &M) -> bool {
+        let is_ram = |segment: &Segment| memory.check_range(segment.address, segment.bytes);
+        self.readable.iter().all(is_ram)
+    }
+
+    /// Copies readable bytes from `offset` on into `into`; there must be as many.
     pub fn read<M: GuestMemoryBackend>(
         &self,
         memory: &M,
+        mut offset: usize,
         mut into: &mut [u8],
     ) -> Result<(), ChainError> {
         for segment in &self.readable {
-            let (part, rest) = into
-                .split_at_mut_checked(segment.bytes)
-                .ok_or(ChainError::TooLong)?;
-            memory
-                .read_slice(part, segment.address)
-                .map_err(|_| ChainError::OutOfRam)?;
-            into = rest;
+            let Some(left) = segment.bytes.checked_sub(offset) else {
+                offset -= segment.bytes;
+                continue;
+            };
+            let (part, rest) = into.split_at_mut(left.min(into.len()));
+            let start = segment.address.0.checked_add(offset as u64);
+            start
+                .and_then(|start| memory.read_slice(part, GuestAddress(start)).ok())
+                .ok_or(ChainError::OutOfRam)?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+            (into, offset) = (rest, 0);
         }
-        Ok(())
+        match into {
+            [] => Ok(()),
+            _ => Err(ChainError::TooLong),
+        }
     }
 
     /// The first `bytes` of the writable part, to be written now or later; `None` when it is shorter.
