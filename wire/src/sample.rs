@@ -133,6 +133,13 @@ impl<'a> Entries<'a> {
         Self { words }
     }
 
+    /// Words that have not been read yet; none after an error.
+    #[inline]
+    #[must_use]
+    pub const fn rest(&self) -> &'a [u64] {
+        self.words
+    }
+
     #[inline]
     fn next_entry(&mut self) -> Result<Entry<'a>, EntryError> {
         let [eip, second, rest @ ..] = self.words else {

@@ -281,7 +281,7 @@ impl Engine {
                         let before = sync.account().samples();
                         sync.boundary();
                         let faults = &self.faults;
-                        let read = buffer.entries(&*memory, &mut self.scratch, |entry| {
+                        let read = buffer.entries(&*memory, &mut self.scratch, |entry, words| {
                             if is_space_note(&entry) {
                                 take_space_note(&mut world, &entry);
                                 return;
@@ -290,7 +290,7 @@ impl Engine {
                             if left_out {
                                 faults.count(Fault::BadRecord, || format!("vCPU {vcpu}"));
                             }
-                            sync.entry(&mut world, entry);
+                            sync.entry_before(&mut world, entry, words);
                         });
                         if let Err(error) = read {
                             faults.count(Fault::CutBuffer, || format!("vCPU {vcpu}: {error:?}"));

@@ -147,13 +147,13 @@ impl<'a> Buffer<'a> {
         })
     }
 
-    /// Copies the entries piece by piece and hands them out in their order.
+    /// Copies the entries piece by piece and hands them out in their order, each with words that follow it.
     #[inline]
     pub fn entries<M: GuestMemoryBackend>(
         &self,
         memory: &M,
         scratch: &mut Scratch,
-        mut take: impl FnMut(Entry<'_>),
+        mut take: impl FnMut(Entry<'_>, &[u64]),
     ) -> Result<(), CutError> {
         let words = &mut scratch.words[..];
         let (mut offset, mut left) = (self.start, self.words);
@@ -168,19 +168,17 @@ impl<'a> Buffer<'a> {
             }
             offset += size_of_val(piece);
             left -= piece.len();
-            let mut used = 0;
-            for entry in Entries::new(words.get(..filled).unwrap_or_default()) {
-                match entry {
-                    Ok(entry) => {
-                        used += ENTRY_WORDS + entry.data.len();
-                        take(entry);
-                    }
-                    Err(EntryError::Truncated) if left != 0 => break,
-                    Err(error) => return Err(CutError::Entry(error)),
+            let mut entries = Entries::new(words.get(..filled).unwrap_or_default());
+            kept = loop {
+                let unread = entries.rest().len();
+                match entries.next() {
+                    None => break 0,
+                    Some(Ok(entry)) => take(entry, entries.rest()),
+                    Some(Err(EntryError::Truncated)) if left != 0 => break unread,
+                    Some(Err(error)) => return Err(CutError::Entry(error)),
                 }
-            }
-            words.copy_within(used..filled, 0);
-            kept = filled - used;
+            };
+            words.copy_within(filled - kept..filled, 0);
         }
         Ok(())
     }

@@ -77,6 +77,11 @@ impl<'m, M: GuestMemoryBackend> Ram<'m, M> {
         self.work_left = work;
     }
 
+    /// Pays for `bytes` of the host's own memory to be moved; false when there is not enough work left, and then nothing is paid.
+    pub fn pay(&mut self, bytes: usize) -> bool {
+        self.spend(bytes).is_ok()
+    }
+
     /// GPA behind the last byte of RAM; below it are holes.
     #[must_use]
     pub fn end(&self) -> u64 {

@@ -26,4 +26,4 @@ pub use cpu_set::CpuSet;
 pub use mortuary::Mortuary;
 pub use pipeline::{CpuSync, Pipeline};
 pub use unmap::{Mapping, unmap_needs_sync};
-pub use world::{Lookup, Task, World};
+pub use world::{LANES, Lookup, Task, World};

@@ -1,8 +1,10 @@
 //! The state machine.
 
-use oprofile_wire::sample::{ESCAPE, Entry, note};
+use std::hint::select_unpredictable;
 
-use super::{Account, Lookup, Mortuary, Statistics, World};
+use oprofile_wire::sample::{ENTRY_WORDS, ESCAPE, Entry, note};
+
+use super::{Account, LANES, Lookup, Mortuary, Statistics, World};
 use crate::event_buffer::EventBuffer;
 use crate::event_buffer::record::{
     COOKIE_SWITCH, CPU_SWITCH, CTX_SWITCH, CTX_TGID, INVALID_COOKIE, KERNEL_ENTER, KERNEL_EXIT,
@@ -47,6 +49,7 @@ impl<T> Pipeline<T> {
             is_kernel: true,
             mm: None,
             exe_cookie: NO_COOKIE,
+            announced: 0,
         }
     }
 
@@ -142,6 +145,8 @@ pub struct CpuSync<'a, Mm, T> {
     mm: Option<Mm>,
     /// Cookie of the main program of `mm`.
     exe_cookie: u64,
+    /// Samples in a row that the world was told of and that have not come yet.
+    announced: u32,
 }
 
 impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
@@ -152,15 +157,28 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
         self.is_kernel = true;
         self.mm = None;
         self.exe_cookie = NO_COOKIE;
+        self.announced = 0;
     }
 
     /// Takes the next entry.
     #[inline]
     pub fn entry<W: World<Mm = Mm>>(&mut self, world: &mut W, entry: Entry<'_>) {
+        self.entry_before(world, entry, &[]);
+    }
+
+    /// Takes the next entry; `words` are those behind it, as far as they are known.
+    #[inline]
+    pub fn entry_before<W: World<Mm = Mm>>(
+        &mut self,
+        world: &mut W,
+        entry: Entry<'_>,
+        words: &[u64],
+    ) {
         if entry.eip == ESCAPE {
+            self.announced = 0;
             self.note(world, entry.event, entry.data);
         } else {
-            self.sample(world, entry.eip, entry.event);
+            self.sample(world, [entry.eip, entry.event], words);
         }
     }
 
@@ -225,13 +243,18 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
     }
 
     #[inline]
-    fn sample<W: World<Mm = Mm>>(&mut self, world: &mut W, address: u64, event: u64) {
+    fn sample<W: World<Mm = Mm>>(
+        &mut self,
+        world: &mut W,
+        [address, event]: [u64; 2],
+        words: &[u64],
+    ) {
         let end = match self.state {
             State::Start | State::Ignore => End::Ignored,
             State::Trace | State::Plain if self.is_kernel => {
                 self.emit(End::Kernel, [address, event])
             }
-            State::Trace | State::Plain => self.user_sample(world, address, event),
+            State::Trace | State::Plain => self.user_sample(world, [address, event], words),
         };
         if end.is_unresolved() && self.state == State::Trace {
             self.state = State::Ignore;
@@ -247,12 +270,44 @@ impl<Mm: Copy + PartialEq, T> CpuSync<'_, Mm, T> {
         }
     }
 
+    /// Tells the world of the samples that follow one at `address` up to the next note.
     #[inline]
-    fn user_sample<W: World<Mm = Mm>>(&mut self, world: &mut W, address: u64, event: u64) -> End {
+    fn look_ahead<W: World<Mm = Mm>>(
+        &mut self,
+        world: &mut W,
+        mm: Mm,
+        address: u64,
+        words: &[u64],
+    ) {
+        let mut addresses = [address; LANES];
+        let mut is_run = true;
+        self.announced = 1;
+        let next = words.chunks_exact(ENTRY_WORDS);
+        for (place, entry) in addresses[1..].iter_mut().zip(next) {
+            let eip = entry[0];
+            // No branches: where a run ends cannot be foretold.
+            is_run &= eip != ESCAPE;
+            *place = select_unpredictable(is_run, eip, address);
+            self.announced += u32::from(is_run);
+        }
+        world.look_ahead(mm, addresses);
+    }
+
+    #[inline]
+    fn user_sample<W: World<Mm = Mm>>(
+        &mut self,
+        world: &mut W,
+        [address, event]: [u64; 2],
+        words: &[u64],
+    ) -> End {
         let Some(mm) = self.mm else {
             self.pipeline.statistics.sample_lost_no_mm += 1;
             return End::NoMm;
         };
+        if self.announced == 0 {
+            self.look_ahead(world, mm, address, words);
+        }
+        self.announced -= 1;
         let found = world.lookup(mm, address);
         match found {
             // One arm, and no branch: which of the two comes next cannot be foretold.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::event_buffer::EventBuffer;
-use oprofile_wire::sample::{ESCAPE, Entry, note};
+use oprofile_wire::sample::{ESCAPE, Entries, Entry, note};
 use proptest::prelude::*;
 
 const KERNEL: u64 = note::KERNEL_CTX_SWITCH | note::IS_KERNEL;
@@ -83,6 +83,62 @@ fn words_of(steps: &[Step]) -> (Vec<u64>, Account) {
     let mut pipeline = Pipeline::default();
     run(&mut pipeline, &mut events, steps);
     (events.pending()[3..].to_vec(), pipeline.account())
+}
+
+/// A world that keeps what it was told and asked.
+#[derive(Default)]
+struct Listening {
+    announced: Vec<(u64, [u64; LANES])>,
+    asked: Vec<u64>,
+}
+
+impl World for Listening {
+    type Mm = u64;
+
+    fn task(&mut self, pointer: u64) -> Option<Task<u64>> {
+        Scripted.task(pointer)
+    }
+
+    fn exe_cookie(&mut self, mm: u64) -> u64 {
+        Scripted.exe_cookie(mm)
+    }
+
+    fn lookup(&mut self, mm: u64, address: u64) -> Lookup {
+        self.asked.push(address);
+        Scripted.lookup(mm, address)
+    }
+
+    fn look_ahead(&mut self, mm: u64, addresses: [u64; LANES]) {
+        self.announced.push((mm, addresses));
+    }
+}
+
+#[test]
+fn samples_in_a_row_are_announced_up_to_the_next_note() {
+    let user = [ESCAPE, oprofile_wire::sample::note_word(USER | TASK, 1), 4];
+    let kernel = [ESCAPE, oprofile_wire::sample::note_word(KERNEL, 0)];
+    let samples = |addresses: &[u64]| addresses.iter().flat_map(|&pc| [pc, 0]).collect::<Vec<_>>();
+    let words = [
+        &user[..],
+        &samples(&[1, 2, 3, 4, 5, 6]),
+        &kernel,
+        &samples(&[7, 8]),
+        &user,
+        &samples(&[9]),
+    ]
+    .concat();
+    let mut events = EventBuffer::new(1000, 1).unwrap();
+    let mut pipeline = Pipeline::<u64>::default();
+    let mut world = Listening::default();
+    let mut sync = pipeline.begin(0, &mut events);
+    let mut entries = Entries::new(&words);
+    while let Some(entry) = entries.next() {
+        sync.entry_before(&mut world, entry.unwrap(), entries.rest());
+    }
+    drop(sync.end());
+    let expected = [(2, [1, 2, 3, 4]), (2, [5, 6, 5, 5]), (2, [9, 9, 9, 9])];
+    assert_eq!(world.announced, expected);
+    assert_eq!(world.asked, [1, 2, 3, 4, 5, 6, 9]);
 }
 
 #[test]

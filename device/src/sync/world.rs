@@ -36,6 +36,9 @@ pub enum Lookup {
     Throttled,
 }
 
+/// Addresses that are looked up side by side: samples of a task come in short runs, and more would be searched for in vain.
+pub const LANES: usize = 4;
+
 /// The guest, as far as the pipeline asks.
 ///
 /// Nothing here fails: what cannot be read is a task that does not exist, an address that is not mapped, or a race.
@@ -51,6 +54,13 @@ pub trait World {
 
     /// Resolves a user address of `mm`.
     fn lookup(&mut self, mm: Self::Mm, address: u64) -> Lookup;
+
+    /// These will be looked up next in `mm`, one after the other, most likely: what one search waits for, the others can wait for at
+    /// the same time. Changes no answer.
+    #[inline]
+    fn look_ahead(&mut self, mm: Self::Mm, addresses: [u64; LANES]) {
+        let _ = (mm, addresses);
+    }
 }
 
 impl<W: World> World for &mut W {
@@ -66,5 +76,10 @@ impl<W: World> World for &mut W {
 
     fn lookup(&mut self, mm: Self::Mm, address: u64) -> Lookup {
         (**self).lookup(mm, address)
+    }
+
+    #[inline]
+    fn look_ahead(&mut self, mm: Self::Mm, addresses: [u64; LANES]) {
+        (**self).look_ahead(mm, addresses);
     }
 }

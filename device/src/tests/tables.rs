@@ -214,7 +214,8 @@ fn notes_about_nothing_change_nothing() {
 fn a_flood_of_tasks_is_throttled() {
     const NOTES: usize = 40_000;
     let (mut driver, process) = linux();
-    let tasks: Vec<u64> = (0..64)
+    // Far more than a sync keeps in mind.
+    let tasks: Vec<u64> = (0..512)
         .map(|pid| driver.guest.task(pid, pid, process.mm))
         .collect();
     let mut ends = 0;

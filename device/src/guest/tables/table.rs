@@ -1,9 +1,11 @@
 //! What the host remembers of one address space.
 
+use std::hint::select_unpredictable;
+
 use oprofile_wire::sample::ESCAPE;
 
 use super::super::vma::Found;
-use crate::sync::Lookup;
+use crate::sync::{LANES, Lookup};
 
 /// A mapping, as far as an answer needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +39,13 @@ impl Region {
 }
 
 /// Where a region's index is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::guest) struct Index(usize);
+
+impl Index {
+    /// Where no region is.
+    pub const NONE: Self = Self(usize::MAX);
+}
 
 /// Mappings by address; they do not overlap.
 ///
@@ -66,6 +73,37 @@ impl Table {
         (address < self.regions.get(index)?.end).then_some(Index(index))
     }
 
+    /// Where the mappings that hold `addresses` are, [`Index::NONE`] where there is none. The searches take each step together, so
+    /// their waits for memory overlap.
+    #[inline]
+    pub fn find_all(&self, addresses: [u64; LANES]) -> [Index; LANES] {
+        let mut last = [0; LANES];
+        let mut left = self.starts.len();
+        while left > 1 {
+            let half = left / 2;
+            for (last, &address) in last.iter_mut().zip(&addresses) {
+                let middle = *last + half;
+                let start = self.starts.get(middle).copied().unwrap_or(u64::MAX);
+                *last = select_unpredictable(start <= address, middle, *last);
+            }
+            left -= half;
+        }
+        let mut found = [Index::NONE; LANES];
+        for ((found, &last), &address) in found.iter_mut().zip(&last).zip(&addresses) {
+            // Reads the region, so that it is in the cache when it is used.
+            let ends = self.regions.get(last).map_or(0, |region| region.end);
+            *found = select_unpredictable(address < ends, Index(last), Index::NONE);
+        }
+        found
+    }
+
+    /// The mapping at `index`, if there is one that holds `address` now.
+    #[inline]
+    pub fn holding(&self, Index(index): Index, address: u64) -> Option<&Region> {
+        let (start, region) = (self.starts.get(index)?, self.regions.get(index)?);
+        (*start <= address && address < region.end).then_some(region)
+    }
+
     /// A mapping that was found.
     #[inline]
     pub fn region(&self, Index(index): Index) -> Option<&Region> {
@@ -80,6 +118,12 @@ impl Table {
     /// What a mapping was copied from.
     pub fn origin(&self, Index(index): Index) -> Option<Found> {
         self.origins.get(index).copied()
+    }
+
+    /// Bytes that move when a mapping at `address` is added or taken out.
+    pub fn bytes_behind(&self, address: u64) -> usize {
+        let first = self.starts.partition_point(|&start| start < address);
+        (self.len() - first) * (size_of::<u64>() + size_of::<Region>() + size_of::<Found>())
     }
 
     /// Adds a mapping. Those that it overlaps are not there any more.
@@ -212,6 +256,16 @@ mod tests {
             for address in 0..60 {
                 let expected = model.get(&address).map(|&(.., cookie)| cookie);
                 prop_assert_eq!(cookie_at(&table, address), expected);
+            }
+            // Side by side as one by one.
+            for first in 0..60 {
+                let addresses = [first, first * 7 % 60, 59 - first, first];
+                let found = table.find_all(addresses);
+                for (index, address) in found.into_iter().zip(addresses) {
+                    let region = table.holding(index, address);
+                    let expected = model.get(&address).map(|&(.., cookie)| cookie);
+                    prop_assert_eq!(region.map(|region| region.cookie), expected);
+                }
             }
             let regions: std::collections::BTreeSet<_> = model.values().collect();
             prop_assert_eq!(table.len(), regions.len());

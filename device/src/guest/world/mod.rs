@@ -1,5 +1,6 @@
 //! The guest's world as the sync pipeline asks for it: from what the host remembers, and from live RAM.
 
+mod ahead;
 mod build;
 mod read_tasks;
 
@@ -17,8 +18,9 @@ use super::{Guest, task};
 use crate::cookies::{Cookies, OVERFLOW_COOKIE};
 use crate::event_buffer::record::NO_COOKIE;
 use crate::fault::{Fault, FaultLog};
-use crate::sync::{Lookup, Task, World};
+use crate::sync::{LANES, Lookup, Task, World};
 
+use ahead::Ahead;
 use build::Taken;
 use read_tasks::ReadTasks;
 
@@ -106,6 +108,7 @@ pub(crate) struct GuestWorld<'a, M: GuestMemoryBackend> {
     sync: u32,
     /// Samples that have not been paid into the budget yet.
     samples: u32,
+    ahead: Ahead,
 }
 
 impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
@@ -134,6 +137,7 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
             faults,
             task: 0,
             samples: 0,
+            ahead: Ahead::default(),
         }
     }
 
@@ -207,9 +211,13 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
 
     /// What is remembered and known to hold.
     #[inline]
-    fn known(&self, mm: Mm, address: u64) -> Option<Lookup> {
+    fn known(&mut self, mm: Mm, address: u64) -> Option<Lookup> {
         let table = &self.memory.tables.entry(mm.place)?.table;
-        let region = table.region(table.find(address)?)?;
+        // The table may have changed since it was searched, or be another one.
+        let region = match table.holding(self.ahead.take(address), address) {
+            Some(region) => region,
+            None => table.region(table.find(address)?)?,
+        };
         (region.checked >= mm.floor).then(|| region.lookup(address))
     }
 
@@ -321,11 +329,13 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         }
         self.check_task(mm)?;
         let Some(found) = found else {
-            self.memory.tables.change(mm.place, |table| {
-                if let Some(gone) = table.find(address) {
-                    table.remove(gone);
-                }
-            });
+            if self.pays_to_move(mm, address) {
+                self.memory.tables.change(mm.place, |table| {
+                    if let Some(gone) = table.find(address) {
+                        table.remove(gone);
+                    }
+                });
+            }
             return Ok(Lookup::Unmapped);
         };
         let region = self.region(&found.vma, cookie, self.sync);
@@ -350,10 +360,18 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
     }
 
     fn remember(&mut self, mm: Mm, found: Found, region: Region) {
-        let tables = &mut self.memory.tables;
-        if found.vma.start < region.end && tables.has_room(1) {
+        let start = found.vma.start;
+        if start < region.end && self.memory.tables.has_room(1) && self.pays_to_move(mm, start) {
+            let tables = &mut self.memory.tables;
             tables.change(mm.place, |table| table.insert(found, region));
         }
+    }
+
+    /// Pays for what moves in a table behind `address`. A guest may have a large one, and change its front with each sample.
+    fn pays_to_move(&mut self, mm: Mm, address: u64) -> bool {
+        let entry = self.memory.tables.entry(mm.place);
+        let bytes = entry.map_or(0, |entry| entry.table.bytes_behind(address));
+        self.walker.ram.pay(bytes)
     }
 
     /// The cookie of what a VMA maps.
@@ -527,6 +545,13 @@ impl<M: GuestMemoryBackend> World for GuestWorld<'_, M> {
         match self.known(mm, address) {
             Some(known) => known,
             None => self.look_up(mm, address),
+        }
+    }
+
+    #[inline]
+    fn look_ahead(&mut self, mm: Mm, addresses: [u64; LANES]) {
+        if let Some(entry) = self.memory.tables.entry(mm.place) {
+            self.ahead = Ahead::new(&entry.table, addresses);
         }
     }
 }
