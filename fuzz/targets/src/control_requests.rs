@@ -221,6 +221,7 @@ fn set_field(hello: &mut Hello, field: u8, word: u64) {
         &mut hello.kernel_end,
         &mut hello.user_end,
         &mut hello.init_task,
+        &mut hello.change_words,
     ];
     let field = usize::from(field) % (words.len() + halves.len() + 1);
     let half = field.wrapping_sub(words.len());

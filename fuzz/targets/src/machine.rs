@@ -77,6 +77,7 @@ impl Machine {
     #[must_use]
     pub fn new(mut scene: Scene, settings: Settings, is_watched: bool) -> Self {
         let device = Device::new(settings).expect("the settings are valid");
+        scene.keep_change_words();
         let memory = scene.guest.memory();
         let ram = Arc::new(WatchedRam::maybe_watched(&memory, is_watched));
         let start = scene.guest.allocate(CHAIN_BYTES);
@@ -127,6 +128,7 @@ impl Machine {
     /// Resets the device and puts it into another guest, with other RAM.
     pub fn replace_guest(&mut self, mut scene: Scene) {
         self.step(|machine| machine.device.reset());
+        scene.keep_change_words();
         self.ram = Arc::new(WatchedRam::new(&scene.guest.memory()));
         let start = scene.guest.allocate(CHAIN_BYTES);
         self.chains = (start, start);

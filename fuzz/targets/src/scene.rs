@@ -160,6 +160,15 @@ fn bare_guest(kernel: Kernel, levels: Levels, maple: MapleShape) -> SyntheticGue
 }
 
 impl Scene {
+    /// Has the driver promise to count changes, in scenes with an odd number of files. It counts none, but its words are overwritten
+    /// like everything else.
+    pub fn keep_change_words(&mut self) {
+        if self.files.len() % 2 == 1 {
+            self.guest.keep_change_words();
+            self.used.1 = self.guest.allocate(0);
+        }
+    }
+
     /// Makes what is planned in a guest with this kernel.
     #[must_use]
     pub fn new(plan: &ScenePlan, kernel: Kernel) -> Self {
