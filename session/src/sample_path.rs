@@ -77,6 +77,10 @@ impl ImageName {
             return Ok(Self::Root([&[beginning], rest].concat().join(&b'/')));
         }
         if let Some(beginning) = first.strip_prefix(b"{kern}") {
+            // Written as a component of its own, it would divide the path.
+            if [&b"{dep}"[..], b"{cg}"].contains(&beginning) {
+                return Err(SamplePathError::NoImage);
+            }
             let name = [&[beginning], rest].concat().join(&b'/');
             let name = name.strip_prefix(b"/").unwrap_or(&name);
             if name.is_empty() {
@@ -242,6 +246,15 @@ mod tests {
 
     fn parse(path: &str) -> Result<SamplePath, SamplePathError> {
         SamplePath::parse(path.as_bytes())
+    }
+
+    #[test]
+    fn kernel_name_that_would_divide_the_path_is_refused() {
+        for marker in ["{dep}", "{cg}"] {
+            let path = format!("{{kern}}{marker}/{{dep}}/{{root}}/a/TIMER.0.0.all.all.0");
+            let refused = SamplePath::parse(path.as_bytes());
+            assert_eq!(refused, Err(SamplePathError::NoImage), "{path}");
+        }
     }
 
     #[test]
