@@ -6,15 +6,19 @@ use std::io::{ErrorKind, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use oprofile_session::sample_path::SamplePath;
+use oprofile_session::sample_path::{ImageName, SamplePath};
 
 use crate::error::ToolError;
+use crate::image::below;
+use crate::names::printable;
 use crate::spec::Specification;
 
 /// Most directory entries looked at in one session; the collector makes far fewer. Links may make a small tree endless.
 const MAX_ENTRIES: usize = 1 << 20;
 /// Deepest directory looked at; a link may lead in circles.
 const MAX_DEPTH: usize = 256;
+/// Most other sessions that are named when one has no samples.
+const MAX_LISTED: usize = 64;
 /// Session of a profile that has just been taken.
 const CURRENT: &str = "current";
 /// Where OProfile keeps its sessions, below `/` or an archive.
@@ -29,6 +33,29 @@ pub struct SampleFileName {
     pub name: SamplePath,
 }
 
+/// The sample files of the sessions, sorted by name.
+#[derive(Debug, Clone, Default)]
+pub struct SessionFiles {
+    /// Samples by position.
+    pub samples: Vec<SampleFileName>,
+    /// Call-graph files: from a position in the caller to one in the callee.
+    pub arcs: Vec<SampleFileName>,
+}
+
+impl SampleFileName {
+    /// The symbol file that a just-in-time compiler left for the anonymous region that this file is about, if it is
+    /// there.
+    pub fn jit_symbols(&self) -> Option<PathBuf> {
+        let ImageName::Anon { range, .. } = &self.name.image else {
+            return None;
+        };
+        // …/{dep}/{anon:NAME}/TGID.START.END/FILE; the symbols are …/{dep}/{anon:NAME}/TGID.jo.
+        let region = self.path.parent()?.parent()?;
+        let file = region.join(OsStr::from_bytes(&[&range.tgid[..], b".jo"].concat()));
+        file.is_file().then_some(file)
+    }
+}
+
 /// Where samples and images are looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
@@ -38,6 +65,11 @@ pub struct Places {
     pub sessions: Vec<PathBuf>,
     /// Put before the path of each image.
     pub image_prefix: Option<PathBuf>,
+    /// Where debug files are looked for beside this machine's own: the guest's root. OProfile's archives are taken without,
+    /// so that a report on one is the same everywhere.
+    pub debug_prefix: Option<PathBuf>,
+    /// Trees in which images are looked for that are not at their place.
+    pub image_paths: Vec<PathBuf>,
     /// Whether the user ought to be told which session directory was chosen.
     pub announce: bool,
 }
@@ -78,17 +110,39 @@ impl Places {
                 }
             })
             .collect();
+        let debug_prefix = image_prefix.clone().filter(|_| spec.archive.is_none());
         Self {
             session_dir,
             sessions,
+            debug_prefix,
             image_prefix,
+            image_paths: Vec::new(),
             announce,
         }
     }
 
+    /// Looks for missing images below `paths`, too. Each is taken below the image prefix if it is there, else as given.
+    pub fn with_image_paths(mut self, paths: &[PathBuf]) -> Result<Self, ToolError> {
+        for path in paths {
+            let below = below(self.image_prefix.as_deref(), path.as_os_str().as_bytes());
+            let tree = [&below, path]
+                .into_iter()
+                .find(|tree| tree.is_dir())
+                .ok_or_else(|| ToolError::ImagePath { path: path.clone() })?;
+            self.image_paths.push(tree.clone());
+        }
+        Ok(self)
+    }
+
     /// All sample files of the sessions, call-graph files left out.
     pub fn sample_files(&self) -> Result<Vec<SampleFileName>, ToolError> {
+        self.session_files().map(|files| files.samples)
+    }
+
+    /// All sample files of the sessions. A session without plain ones is an error, one without call graph is not.
+    pub fn session_files(&self) -> Result<SessionFiles, ToolError> {
         let mut found = Vec::new();
+        let mut arcs = Vec::new();
         for session in &self.sessions {
             let mut walk = Walk::default();
             for top in ["{root}", "{kern}"] {
@@ -104,21 +158,63 @@ impl Places {
                     path: path.clone(),
                     source,
                 })?;
-                if name.callee.is_none() {
-                    found.push(SampleFileName { path, name });
-                }
+                let list = if name.callee.is_none() {
+                    &mut found
+                } else {
+                    &mut arcs
+                };
+                list.push(SampleFileName { path, name });
             }
         }
         if found.is_empty() {
             return Err(ToolError::NoSamples);
         }
-        found.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
-        if let Some(pair) = found.windows(2).find(|pair| pair[0].name == pair[1].name) {
-            return Err(ToolError::Twice {
-                path: pair[1].path.clone(),
-            });
+        for list in [&mut found, &mut arcs] {
+            list.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
+            if let Some(pair) = list.windows(2).find(|pair| pair[0].name == pair[1].name) {
+                return Err(ToolError::Twice {
+                    path: pair[1].path.clone(),
+                });
+            }
         }
-        Ok(found)
+        Ok(SessionFiles {
+            samples: found,
+            arcs,
+        })
+    }
+
+    /// Where samples were looked for in vain, and what to do next.
+    pub fn next_step(&self) -> String {
+        let looked = self
+            .sessions
+            .iter()
+            .map(|session| printable(session.as_os_str().as_bytes()))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let mut step = format!("Looked in: {looked}\n");
+        let samples = self.session_dir.join("samples");
+        let mut others: Vec<String> = fs::read_dir(&samples)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .take(MAX_LISTED)
+            .filter(|entry| entry.path().is_dir() && !self.sessions.contains(&entry.path()))
+            .map(|entry| printable(entry.file_name().as_bytes()))
+            .collect();
+        others.sort();
+        if !others.is_empty() {
+            step.push_str(&format!(
+                "Other sessions there: {} (to be chosen with session:NAME)",
+                others.join(", ")
+            ));
+        } else if samples.is_dir() {
+            step.push_str(
+                "The profile is empty: a virtual machine's is written with 'opcontrol --dump' or when the machine ends, and has samples once the guest's driver has started.",
+            );
+        } else {
+            step.push_str("This is no session directory; name one with --session-dir=DIR.");
+        }
+        step
     }
 
     /// What the collector or operf says was lost, as warnings for the user.
@@ -221,5 +317,44 @@ impl Walk {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_finds_no_samples_is_told_where_to_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let step = |spec: &[&str]| {
+            let words: Vec<String> = spec.iter().map(|word| (*word).to_owned()).collect();
+            let spec = Specification::parse(&words).unwrap();
+            Places::find(Some(directory.path()), None, &spec).next_step()
+        };
+        assert!(step(&[]).ends_with("name one with --session-dir=DIR."));
+        fs::create_dir_all(directory.path().join("samples/current")).unwrap();
+        assert!(step(&[]).contains("The profile is empty"));
+        let other = step(&["session:gone"]);
+        assert!(
+            other.contains("samples/gone\nOther sessions there: current"),
+            "{other}"
+        );
+    }
+
+    #[test]
+    fn symbols_of_compiled_code_lie_beside_their_region() {
+        let directory = tempfile::tempdir().unwrap();
+        let region = "{root}/bin/a/{dep}/{anon:anon}";
+        let name = format!("{region}/7.0x1000.0x1fff/TIMER.0.0.all.all.all");
+        let file = SampleFileName {
+            path: directory.path().join(&name),
+            name: SamplePath::parse(name.as_bytes()).unwrap(),
+        };
+        assert_eq!(file.jit_symbols(), None);
+        let symbols = directory.path().join(region).join("7.jo");
+        fs::create_dir_all(symbols.parent().unwrap()).unwrap();
+        fs::write(&symbols, b"").unwrap();
+        assert_eq!(file.jit_symbols(), Some(symbols));
     }
 }
