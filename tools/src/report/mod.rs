@@ -1,8 +1,10 @@
 //! Tables as text.
 
+mod call_graph;
 mod numbers;
 mod summary;
 mod symbol_list;
+mod xml;
 
 use crate::classes::Merge;
 use crate::demangle::Demangle;

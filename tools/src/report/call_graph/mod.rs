@@ -1,0 +1,3 @@
+//! Who calls whom.
+
+mod arcs;

@@ -1,0 +1,5 @@
+//! Reports for programs to read.
+
+mod document;
+mod text;
+mod writer;
