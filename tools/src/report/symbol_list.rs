@@ -106,7 +106,7 @@ fn chunk_text(
     text
 }
 
-fn write_counts(
+pub(super) fn write_counts(
     text: &mut String,
     columns: &Columns,
     counts: &[u64],
