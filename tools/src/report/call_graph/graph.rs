@@ -90,7 +90,11 @@ impl Graph {
         let nodes = arcs.finish(|function| *function);
         let (labels, selected) = labels(options, &loaded, &nodes);
         let mut total = vec![0u64; selection.classes.len()];
-        for (node, _) in nodes.iter().zip(&selected).filter(|(_, selected)| **selected) {
+        for (node, _) in nodes
+            .iter()
+            .zip(&selected)
+            .filter(|(_, selected)| **selected)
+        {
             for (sum, count) in total.iter_mut().zip(&node.own) {
                 *sum = sum.saturating_add(*count);
             }
@@ -293,17 +297,15 @@ fn tell_images(selection: &Selection, loaded: &Loaded, sink: &mut Sink<'_>) {
 }
 
 /// What is shown of each node, and whether the symbol filter selects it: here it takes names as shown, as OProfile does.
-fn labels(
-    options: &Options,
-    loaded: &Loaded,
-    nodes: &[Node<Function>],
-) -> (Vec<Label>, Vec<bool>) {
+fn labels(options: &Options, loaded: &Loaded, nodes: &[Node<Function>]) -> (Vec<Label>, Vec<bool>) {
     let mut labels = Vec::with_capacity(nodes.len());
     let mut selected = Vec::with_capacity(nodes.len());
     for node in nodes {
         let symbols = loaded[node.function.image].as_ref();
         let symbol = symbols.and_then(|symbols| symbols.symbol(node.function.symbol));
-        let raw = symbols.map(|symbols| symbols.name(symbol)).unwrap_or_default();
+        let raw = symbols
+            .map(|symbols| symbols.name(symbol))
+            .unwrap_or_default();
         let name = match std::str::from_utf8(&raw) {
             Ok(name) if symbol.is_some() => demangle(name, options.demangle).into_bytes(),
             _ => raw,
