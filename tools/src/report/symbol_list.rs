@@ -144,7 +144,7 @@ pub(super) fn write_counts(
 
 /// Remembers the last percentage: rows are sorted by count, and many have the same.
 #[derive(Debug, Default)]
-struct Percents {
+pub(super) struct Percents {
     of: (u64, u64),
     text: String,
 }

@@ -308,7 +308,7 @@ fn labels(options: &Options, loaded: &Loaded, nodes: &[Node<Function>]) -> (Vec<
             .unwrap_or_default();
         let name = match std::str::from_utf8(&raw) {
             Ok(name) if symbol.is_some() => demangle(name, options.demangle).into_bytes(),
-            _ => raw,
+            _ => raw.into_owned(),
         };
         selected.push(options.filter.is_empty() || options.filter.selects(&name));
         labels.push(Label {

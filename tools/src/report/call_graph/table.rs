@@ -7,7 +7,7 @@ use crate::profile::{Counts, Selection};
 use crate::report::Sink;
 use crate::report::columns::Columns;
 use crate::report::numbers::sum;
-use crate::report::symbol_list::write_counts;
+use crate::report::symbol_list::{Percents, write_counts};
 
 /// Between two blocks.
 const RULE: &str =
@@ -86,7 +86,16 @@ impl Table<'_> {
         let function = self.graph.nodes[node].function;
         let label = &self.graph.labels[node];
         self.columns.write_address(text, label.address);
-        write_counts(text, &self.columns, counts, total, sums, total);
+        let mut percents = Percents::default();
+        write_counts(
+            text,
+            &self.columns,
+            &mut percents,
+            counts,
+            total,
+            sums,
+            total,
+        );
         self.columns.write_line(text, label.line.as_ref());
         self.columns.write_names(text, function.app, function.image);
         text.push_str(&label.name);

@@ -64,13 +64,17 @@ pub(super) struct Division {
     pub class: Option<usize>,
 }
 
-/// The parts of the report. In a profile by threads there are threads even if they are merged.
-pub(super) fn divisions(selection: &Selection) -> Vec<Division> {
-    let by_threads = selection
+/// Whether threads were told apart when the samples were taken.
+pub(in crate::report) fn by_threads(selection: &Selection) -> bool {
+    selection
         .files
         .iter()
-        .any(|file| file.name.spec.tgid != "all" || file.name.spec.tid != "all");
-    if !by_threads {
+        .any(|file| file.name.spec.tgid != "all" || file.name.spec.tid != "all")
+}
+
+/// The parts of the report. In a profile by threads there are threads even if they are merged.
+pub(super) fn divisions(selection: &Selection) -> Vec<Division> {
+    if !by_threads(selection) {
         return vec![Division {
             thread: None,
             class: None,

@@ -9,6 +9,8 @@ mod listing;
 mod text;
 mod writer;
 
+pub(super) use head::by_threads;
+
 use super::call_graph::Graph;
 use super::{Banner, Sink, reaches, tell_images};
 use crate::error::ToolError;

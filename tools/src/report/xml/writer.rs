@@ -359,7 +359,7 @@ mod tests {
     use super::*;
     use crate::report::xml::document::{Calls, Thread};
     use proptest::prelude::*;
-    use quick_xml::Reader;
+    use quick_xml::{Reader, XmlVersion};
 
     fn text(document: &Document) -> String {
         let mut out = Vec::new();
@@ -379,14 +379,14 @@ mod tests {
                         .attributes()
                         .map(|attribute| {
                             let attribute = attribute.unwrap();
-                            let value = attribute.unescape_value().unwrap().into_owned();
-                            (
-                                String::from_utf8(attribute.key.as_ref().to_vec()).unwrap(),
-                                value,
-                            )
+                            let value = attribute
+                                .normalized_value(XmlVersion::Explicit1_0)
+                                .unwrap()
+                                .into_owned();
+                            (attribute.key.as_ref().to_owned(), value)
                         })
                         .collect();
-                    let name = String::from_utf8(element.name().as_ref().to_vec()).unwrap();
+                    let name = element.name().as_ref().to_owned();
                     found.push((name, attributes));
                 }
                 _ => {}
