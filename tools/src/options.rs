@@ -65,6 +65,8 @@ pub struct Options {
     pub xml: bool,
     /// The command line, for the XML title.
     pub command_line: String,
+    /// Options as they were given, for the XML form: attribute and value.
+    pub given: Vec<(&'static str, String)>,
     /// Sum over these.
     pub merge: Merge,
     /// Only the programs' own samples.

@@ -28,6 +28,17 @@ pub type Counts = Vec<u64>;
 /// Number of an image in [`Selection::images`].
 pub type ImageId = usize;
 
+/// The images that a call-graph file is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArcImages {
+    /// The program.
+    pub app: ImageId,
+    /// The image that calls.
+    pub caller: ImageId,
+    /// The image that is called.
+    pub callee: ImageId,
+}
+
 /// An image or program and where its file is.
 #[derive(Debug)]
 pub struct Image {
@@ -69,10 +80,12 @@ pub struct Selection {
     pub classes: Classes,
     /// What is summed over.
     pub merge: Merge,
-    /// All images and programs that `files` name.
+    /// All images and programs that `files` and `arcs` name.
     pub images: Vec<Image>,
     /// Program and image of each file.
     of_file: Vec<(ImageId, ImageId)>,
+    /// The same of each call-graph file.
+    of_arc: Vec<ArcImages>,
     /// Files by image.
     by_image: Vec<Vec<usize>>,
     search: ImageSearch,
@@ -132,6 +145,7 @@ impl Selection {
             merge,
             images: Vec::new(),
             of_file: Vec::new(),
+            of_arc: Vec::new(),
             by_image: Vec::new(),
             search,
         };
@@ -165,6 +179,27 @@ impl Selection {
             };
             self.of_file.push((app, image));
         }
+        // An anonymous region is what it is in the files with samples, a symbol file if there is one.
+        let mut regions: HashMap<(&ImageName, &ImageName), ImageId> = HashMap::new();
+        for (file, (_, image)) in self.files.iter().zip(&self.of_file) {
+            if matches!(file.name.image, ImageName::Anon { .. }) {
+                regions.insert((&file.name.app, &file.name.image), *image);
+            }
+        }
+        for file in &self.arcs {
+            let mut end = |image: &ImageName| match regions.get(&(&file.name.app, image)) {
+                Some(image) => *image,
+                None => number(image, false),
+            };
+            let caller = end(&file.name.image);
+            let callee = file.name.callee.as_ref().map_or(caller, &mut end);
+            let app = number(&file.name.app, false);
+            self.of_arc.push(ArcImages {
+                app,
+                caller,
+                callee,
+            });
+        }
         self.by_image = vec![Vec::new(); images.len()];
         for (file, (_, image)) in self.of_file.iter().enumerate() {
             self.by_image[*image].push(file);
@@ -180,6 +215,11 @@ impl Selection {
     /// Program and image of a file of [`Selection::files`]. With `--merge=lib` the program is the image.
     pub fn app_and_image(&self, file: usize) -> (ImageId, ImageId) {
         self.of_file[file]
+    }
+
+    /// Program and images of each of [`Selection::arcs`].
+    pub fn arc_images(&self) -> &[ArcImages] {
+        &self.of_arc
     }
 
     /// The files with samples of an image.

@@ -263,6 +263,7 @@ fn options(arguments: &Arguments) -> Result<Options, ToolError> {
         kind,
         xml: arguments.xml,
         command_line: format!("opreport {command_line}"),
+        given: given(arguments),
         merge: Merge::parse(
             &words(&arguments.merge)
                 .map(str::to_owned)
@@ -309,6 +310,21 @@ fn words(list: &Option<String>) -> impl Iterator<Item = &str> {
     list.iter()
         .flat_map(|list| list.split(','))
         .filter(|word| !word.is_empty())
+}
+
+/// Options that the XML form repeats.
+fn given(arguments: &Arguments) -> Vec<(&'static str, String)> {
+    let word = |option: &Option<String>| option.clone().unwrap_or_default();
+    [
+        ("session", arguments.specification.join(" ")),
+        ("imagepath", word(&arguments.image_path)),
+        ("excludesymbols", word(&arguments.exclude_symbols)),
+        ("includesymbols", word(&arguments.include_symbols)),
+        ("merge", word(&arguments.merge)),
+    ]
+    .into_iter()
+    .filter(|(_, value)| !value.is_empty())
+    .collect()
 }
 
 /// Writes a line to standard error. There is nobody to tell when that fails.

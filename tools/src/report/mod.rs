@@ -11,6 +11,7 @@ mod xml;
 
 use std::io::{self, Write};
 
+use crate::classes::Merge;
 use crate::error::ToolError;
 pub use crate::options::Options;
 use crate::options::{Kind, SortKey};
@@ -53,7 +54,15 @@ pub fn report(
     sink: &mut Sink<'_>,
 ) -> Result<(), ToolError> {
     options.check()?;
-    let selection = Selection::new(places, spec, options.merge, options.exclude_dependent)?;
+    let mut selection = Selection::new(places, spec, options.merge, options.exclude_dependent)?;
+    if options.xml && options.merge.lib && xml::by_threads(&selection) {
+        // The element of a thread holds all its images, whether or not those are merged.
+        let merge = Merge {
+            lib: false,
+            ..options.merge
+        };
+        selection = Selection::new(places, spec, merge, options.exclude_dependent)?;
+    }
     for warning in places.warnings() {
         (sink.tell)(&warning);
     }

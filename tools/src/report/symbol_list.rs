@@ -123,7 +123,7 @@ fn chunk_text(
     text
 }
 
-fn write_counts(
+pub(super) fn write_counts(
     text: &mut String,
     columns: &Columns,
     percents: &mut Percents,
@@ -144,7 +144,7 @@ fn write_counts(
 
 /// Remembers the last percentage: rows are sorted by count, and many have the same.
 #[derive(Debug, Default)]
-struct Percents {
+pub(super) struct Percents {
     of: (u64, u64),
     text: String,
 }
