@@ -6,12 +6,16 @@
 //! * [`classes`]: how they are grouped into columns;
 //! * [`image`] and [`symbols`]: the binary behind a name, and the functions in it;
 //! * [`profile`]: counts by program, image and symbol;
-//! * [`report`]: the tables.
+//! * [`report`]: the tables;
+//! * [`annotate`]: source and assembly with counts beside them;
+//! * [`gmon`]: the file that gprof reads.
 
+pub mod annotate;
 pub mod classes;
 pub mod demangle;
 pub mod error;
 pub mod glob;
+pub mod gmon;
 pub mod image;
 pub mod names;
 pub mod profile;

@@ -1,6 +1,6 @@
 //! Tables as text.
 
-mod numbers;
+pub(crate) mod numbers;
 mod summary;
 mod symbol_list;
 

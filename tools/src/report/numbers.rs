@@ -14,7 +14,7 @@ pub(super) fn sum<'a>(rows: impl Iterator<Item = &'a Counts>, classes: usize) ->
 }
 
 /// `count` in percent of `total`, 0 when there is nothing.
-pub(super) fn percent(count: u64, total: u64) -> f64 {
+pub(crate) fn percent(count: u64, total: u64) -> f64 {
     if total == 0 {
         return 0.0;
     }
@@ -27,7 +27,7 @@ pub(super) fn percent(count: u64, total: u64) -> f64 {
 const SMALLEST_FIXED: f64 = 0.001;
 
 /// A percentage in at most seven characters: four decimals, none for 0, a power of ten below [`SMALLEST_FIXED`].
-pub(super) fn format_percent(value: f64) -> String {
+pub(crate) fn format_percent(value: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();
     }
@@ -47,7 +47,7 @@ pub(super) fn format_percent(value: f64) -> String {
 }
 
 /// Whether a row is shown: not below the threshold in every class.
-pub(super) fn reaches(counts: &Counts, total: &Counts, threshold: f64) -> bool {
+pub(crate) fn reaches(counts: &Counts, total: &Counts, threshold: f64) -> bool {
     threshold <= 0.0
         || counts
             .iter()
