@@ -89,6 +89,7 @@ pub enum Axis {
 pub struct Classes {
     /// What tells them apart.
     pub axis: Axis,
+    merge: Merge,
     specs: Vec<SampleSpec>,
     /// By the index of the file.
     pub of_file: Vec<usize>,
@@ -128,9 +129,16 @@ impl Classes {
             .collect();
         Ok(Self {
             axis,
+            merge,
             specs,
             of_file,
         })
+    }
+
+    /// The class of a file that was not among those the classes were made of, as a call-graph file.
+    pub fn class_of(&self, spec: &SampleSpec) -> Option<usize> {
+        let merged = self.merge.apply(spec);
+        self.specs.iter().position(|spec| *spec == merged)
     }
 
     /// Number of classes, at least one for at least one file.
@@ -156,21 +164,22 @@ impl Classes {
             .collect()
     }
 
-    /// Lines about the columns for the top of the report.
+    /// Lines about the columns for the top of the report, none for events.
     pub fn banner(&self) -> Vec<String> {
-        if self.axis == Axis::Event {
-            return vec!["Profiling through timer interrupt".to_owned(); self.len().max(1)];
-        }
-        let lines = self.specs.iter().map(|spec| match self.axis {
-            Axis::Cpu => format!("Samples on CPU {}", spec.cpu),
-            Axis::Tid => format!("Processes with a thread ID of {}", spec.tid),
-            Axis::Tgid | Axis::Event => {
-                format!("Processes with a thread group ID of {}", spec.tgid)
-            }
-        });
-        std::iter::once("Profiling through timer interrupt".to_owned())
-            .chain(lines)
+        self.specs
+            .iter()
+            .filter_map(|spec| match self.axis {
+                Axis::Event => None,
+                Axis::Cpu => Some(format!("Samples on CPU {}", spec.cpu)),
+                Axis::Tid => Some(format!("Processes with a thread ID of {}", spec.tid)),
+                Axis::Tgid => Some(format!("Processes with a thread group ID of {}", spec.tgid)),
+            })
             .collect()
+    }
+
+    /// What the files of each class have in common; what is merged is `all`.
+    pub fn specs(&self) -> &[SampleSpec] {
+        &self.specs
     }
 }
 
@@ -250,14 +259,7 @@ mod tests {
         .unwrap();
         assert_eq!(found.headings(), ["cpu:9", "cpu:10"]);
         assert_eq!(found.of_file, [1, 0, 1]);
-        assert_eq!(
-            found.banner(),
-            [
-                "Profiling through timer interrupt",
-                "Samples on CPU 9",
-                "Samples on CPU 10"
-            ]
-        );
+        assert_eq!(found.banner(), ["Samples on CPU 9", "Samples on CPU 10"]);
     }
 
     #[test]

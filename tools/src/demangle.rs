@@ -10,6 +10,8 @@ pub enum Demangle {
     /// As in the source.
     #[default]
     Normal,
+    /// As in the source, with the standard library's longest names abbreviated.
+    Smart,
 }
 
 /// Longest name that is demangled. Demanglers may be exponential; longer names are shown as they are.

@@ -48,16 +48,28 @@ pub enum ToolError {
         /// What is wrong with it.
         source: SampleFileError,
     },
-    /// A profile that was not taken by timer.
-    #[error(
-        "opreport error: {path} has processor type {cpu_type}; only timer profiles (type 4) are supported"
-    )]
+    /// A profile of a processor that is not in the list.
+    #[error("opreport error: {path} has processor type {cpu_type}, which is unknown")]
     CpuType {
         /// The file.
         path: PathBuf,
         /// The type number.
         cpu_type: u32,
     },
+    /// The event files of a processor cannot be read.
+    #[error("oprofile: could not open event description file {path}")]
+    EventFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The samples or names of one image are more than a report can number.
+    #[error("opreport error: an image has more symbols than can be shown")]
+    TooLarge,
+    /// A part that is not there yet.
+    #[error("opreport error: {0} is not there yet")]
+    NotThereYet(&'static str),
     /// The samples differ in more than one way, which a table cannot show.
     #[error(
         "opreport error: Already displaying results for parameter {shown} with values:\n{values},\nwhich conflicts with parameter {conflicting}.\nSuggestion: specify {shown}: or --merge {shown}"
@@ -86,6 +98,14 @@ pub enum ToolError {
         /// The later file.
         path: PathBuf,
     },
+    /// The output file cannot be made.
+    #[error("opreport error: Couldn't open \"{path}\" for writing")]
+    CannotCreate {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The report cannot be written.
     #[error("opreport error: Cannot write the report")]
     Output(#[source] std::io::Error),
@@ -98,6 +118,14 @@ pub enum ToolError {
 }
 
 impl ToolError {
+    /// Says which sample file cannot be used.
+    pub fn sample_file(path: &std::path::Path, source: SampleFileError) -> Self {
+        Self::SampleFile {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
     /// The message with all its causes.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();

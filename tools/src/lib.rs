@@ -5,21 +5,30 @@
 //! * [`session`]: which sample files there are ([`spec`] says which are wanted);
 //! * [`classes`]: how they are grouped into columns;
 //! * [`image`] and [`symbols`]: the binary behind a name, and the functions in it;
-//! * [`profile`]: counts by program, image and symbol;
+//! * [`profile`] and [`samples`]: which images there are, and one image's samples by program and symbol;
+//! * [`lines`]: source lines, when they are asked for;
+//! * [`rows`]: one row a symbol;
+//! * [`options`]: what a report is to show;
 //! * [`report`]: the tables;
 //! * [`annotate`]: source and assembly with counts beside them;
 //! * [`gmon`]: the file that gprof reads.
 
 pub mod annotate;
 pub mod classes;
+pub mod cpu_types;
 pub mod demangle;
 pub mod error;
+pub mod event_files;
 pub mod glob;
 pub mod gmon;
 pub mod image;
+pub mod lines;
 pub mod names;
+pub mod options;
 pub mod profile;
 pub mod report;
+pub mod rows;
+pub mod samples;
 pub mod session;
 pub mod spec;
 pub mod symbols;

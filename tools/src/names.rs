@@ -2,7 +2,11 @@
 
 use std::fmt::Write as _;
 
+use std::os::unix::ffi::OsStrExt as _;
+
 use oprofile_session::sample_path::ImageName;
+
+use crate::profile::{ImageId, Selection};
 
 /// Bytes of a name as text that is safe to print: what is not UTF-8 and what controls a terminal is shown as `\xNN`.
 pub fn printable(name: &[u8]) -> String {
@@ -63,6 +67,30 @@ pub fn short_name(image: &ImageName) -> Vec<u8> {
             .to_vec(),
         ImageName::Anon { .. } => long_name(image),
     }
+}
+
+/// The name that rows are ordered by: the path found if paths are shown, else the name without its directory.
+pub fn sort_name(selection: &Selection, image: ImageId, long: bool) -> Vec<u8> {
+    if long {
+        selection.path(image).as_os_str().as_bytes().to_vec()
+    } else {
+        selection.images[image].short_name()
+    }
+}
+
+/// The name of an image in a column: the path found or recorded, or its last component. Anonymous regions have no path.
+pub fn shown_name(selection: &Selection, image: ImageId, long: bool) -> String {
+    let name = &selection.images[image].name;
+    if matches!(name, ImageName::Anon { .. }) {
+        return printable(&long_name(name));
+    }
+    let path = selection.path(image);
+    let path = if long {
+        path.as_os_str()
+    } else {
+        path.file_name().unwrap_or_default()
+    };
+    printable(path.as_bytes())
 }
 
 #[cfg(test)]

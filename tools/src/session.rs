@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use oprofile_session::sample_path::SamplePath;
+use oprofile_session::sample_path::{ImageName, SamplePath};
 
 use crate::error::ToolError;
 use crate::spec::Specification;
@@ -29,6 +29,29 @@ pub struct SampleFileName {
     pub name: SamplePath,
 }
 
+/// The sample files of the sessions, sorted by name.
+#[derive(Debug, Clone, Default)]
+pub struct SessionFiles {
+    /// Samples by position.
+    pub samples: Vec<SampleFileName>,
+    /// Call-graph files: from a position in the caller to one in the callee.
+    pub arcs: Vec<SampleFileName>,
+}
+
+impl SampleFileName {
+    /// The symbol file that a just-in-time compiler left for the anonymous region that this file is about, if it is
+    /// there.
+    pub fn jit_symbols(&self) -> Option<PathBuf> {
+        let ImageName::Anon { range, .. } = &self.name.image else {
+            return None;
+        };
+        // …/{dep}/{anon:NAME}/TGID.START.END/FILE; the symbols are …/{dep}/{anon:NAME}/TGID.jo.
+        let region = self.path.parent()?.parent()?;
+        let file = region.join(OsStr::from_bytes(&[&range.tgid[..], b".jo"].concat()));
+        file.is_file().then_some(file)
+    }
+}
+
 /// Where samples and images are looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
@@ -38,6 +61,8 @@ pub struct Places {
     pub sessions: Vec<PathBuf>,
     /// Put before the path of each image.
     pub image_prefix: Option<PathBuf>,
+    /// Trees in which images are looked for that are not at their place.
+    pub image_paths: Vec<PathBuf>,
     /// Whether the user ought to be told which session directory was chosen.
     pub announce: bool,
 }
@@ -82,13 +107,29 @@ impl Places {
             session_dir,
             sessions,
             image_prefix,
+            image_paths: Vec::new(),
             announce,
+        }
+    }
+
+    /// Looks for missing images below `paths`, too.
+    #[must_use]
+    pub fn with_image_paths(self, paths: &[PathBuf]) -> Self {
+        Self {
+            image_paths: paths.to_vec(),
+            ..self
         }
     }
 
     /// All sample files of the sessions, call-graph files left out.
     pub fn sample_files(&self) -> Result<Vec<SampleFileName>, ToolError> {
+        self.session_files().map(|files| files.samples)
+    }
+
+    /// All sample files of the sessions. A session without plain ones is an error, one without call graph is not.
+    pub fn session_files(&self) -> Result<SessionFiles, ToolError> {
         let mut found = Vec::new();
+        let mut arcs = Vec::new();
         for session in &self.sessions {
             let mut walk = Walk::default();
             for top in ["{root}", "{kern}"] {
@@ -104,21 +145,29 @@ impl Places {
                     path: path.clone(),
                     source,
                 })?;
-                if name.callee.is_none() {
-                    found.push(SampleFileName { path, name });
-                }
+                let list = if name.callee.is_none() {
+                    &mut found
+                } else {
+                    &mut arcs
+                };
+                list.push(SampleFileName { path, name });
             }
         }
         if found.is_empty() {
             return Err(ToolError::NoSamples);
         }
-        found.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
-        if let Some(pair) = found.windows(2).find(|pair| pair[0].name == pair[1].name) {
-            return Err(ToolError::Twice {
-                path: pair[1].path.clone(),
-            });
+        for list in [&mut found, &mut arcs] {
+            list.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
+            if let Some(pair) = list.windows(2).find(|pair| pair[0].name == pair[1].name) {
+                return Err(ToolError::Twice {
+                    path: pair[1].path.clone(),
+                });
+            }
         }
-        Ok(found)
+        Ok(SessionFiles {
+            samples: found,
+            arcs,
+        })
     }
 
     /// What the collector or operf says was lost, as warnings for the user.

@@ -6,6 +6,7 @@ use oprofile_session::sample_path::SampleSpec;
 
 use crate::error::ToolError;
 use crate::glob;
+use crate::names::printable;
 
 /// What the words on the command line select. Empty lists select everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,11 +36,6 @@ impl Specification {
         let mut parsed = Self::default();
         let mut seen: Vec<&str> = Vec::new();
         for word in words {
-            if word == "{" || word == "}" {
-                return Err(ToolError::Specification(
-                    "differential profiles ({ } { }) are not supported".to_owned(),
-                ));
-            }
             let (tag, values) = match word.split_once(':') {
                 Some((tag, values)) => (tag, values),
                 None => ("", &word[..]),
@@ -99,21 +95,82 @@ impl Specification {
 
     /// Whether samples of `image` below `app` are selected.
     ///
-    /// Patterns are compared with the path found on this machine, a word without a tag also with the name recorded.
+    /// Patterns are compared with the path found on this machine and with the one recorded.
     pub fn selects_images(&self, app: &ImagePaths, image: &ImagePaths) -> bool {
-        let any = |list: &[String], name: &[u8]| {
-            list.iter()
-                .any(|pattern| glob::matches(pattern.as_bytes(), name))
+        let any = |list: &[String], paths: &ImagePaths| {
+            list.iter().any(|pattern| {
+                [&paths.found, &paths.recorded]
+                    .iter()
+                    .any(|path| glob::matches(pattern.as_bytes(), path))
+            })
         };
-        if any(&self.images_excluded, &app.found) || any(&self.images_excluded, &image.found) {
+        if any(&self.images_excluded, app) || any(&self.images_excluded, image) {
             return false;
         }
-        (self.images.is_empty() || any(&self.images, &app.found))
-            && (self.library_images.is_empty() || any(&self.library_images, &image.found))
-            && (self.either.is_empty()
-                || [app, image].iter().any(|paths| {
-                    any(&self.either, &paths.found) || any(&self.either, &paths.recorded)
-                }))
+        (self.images.is_empty() || any(&self.images, app))
+            && (self.library_images.is_empty() || any(&self.library_images, image))
+            && (self.either.is_empty() || any(&self.either, app) || any(&self.either, image))
+    }
+
+    /// Whether images are selected by name at all.
+    pub fn names_images(&self) -> bool {
+        [
+            &self.images,
+            &self.images_excluded,
+            &self.library_images,
+            &self.either,
+        ]
+        .iter()
+        .any(|list| !list.is_empty())
+    }
+}
+
+/// One profile, or two that are to be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Profiles {
+    /// The words of one specification, or two empty ones.
+    One(Specification),
+    /// `{ before } { after }`.
+    Two(Specification, Specification),
+}
+
+impl Profiles {
+    /// Reads the words; braces are words of their own.
+    pub fn parse(words: &[String]) -> Result<Self, ToolError> {
+        if !words.iter().any(|word| word == "{" || word == "}") {
+            return Specification::parse(words).map(Self::One);
+        }
+        let invalid = || {
+            let mut message = "invalid profile specification ".to_owned();
+            for word in words {
+                message.push_str(&printable(word.as_bytes()));
+                message.push(' ');
+            }
+            ToolError::Specification(message)
+        };
+        let mut groups: Vec<&[String]> = Vec::new();
+        let mut left = words;
+        while let Some((first, rest)) = left.split_first() {
+            let end = rest
+                .iter()
+                .position(|word| word == "}")
+                .ok_or_else(invalid)?;
+            let group = &rest[..end];
+            if first != "{" || group.iter().any(|word| word == "{") {
+                return Err(invalid());
+            }
+            groups.push(group);
+            left = &rest[end + 1..];
+        }
+        match groups[..] {
+            [[], []] => Ok(Self::One(Specification::default())),
+            // An empty first group has no meaning in OProfile either.
+            [before, after] if !before.is_empty() => Ok(Self::Two(
+                Specification::parse(before)?,
+                Specification::parse(after)?,
+            )),
+            _ => Err(invalid()),
+        }
     }
 }
 
@@ -183,6 +240,34 @@ mod tests {
         );
     }
 
+    fn profiles(text: &str) -> Result<Profiles, ToolError> {
+        let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        Profiles::parse(&words)
+    }
+
+    #[test]
+    fn two_specifications_stand_in_braces() {
+        assert!(matches!(profiles("{ } { }"), Ok(Profiles::One(_))));
+        assert!(matches!(
+            profiles("{ session:a } { }"),
+            Ok(Profiles::Two(..))
+        ));
+        for bad in [
+            "{ a",
+            "{ a }",
+            "} {",
+            "{ } { a }",
+            "a { } { }",
+            "{ a } { b } { c }",
+            "{ { } }",
+        ] {
+            assert_eq!(
+                profiles(bad).unwrap_err().to_string(),
+                format!("invalid profile specification {bad} ")
+            );
+        }
+    }
+
     #[test]
     fn impossible_words_are_refused() {
         assert!(matches!(
@@ -191,10 +276,6 @@ mod tests {
         ));
         assert!(matches!(
             parse(&["archive:a", "archive:b"]),
-            Err(ToolError::Specification(_))
-        ));
-        assert!(matches!(
-            parse(&["{", "a"]),
             Err(ToolError::Specification(_))
         ));
     }

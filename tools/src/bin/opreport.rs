@@ -1,6 +1,7 @@
 //! `opreport`: where the time went, by program or by function.
 
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,9 +10,13 @@ use oprofile_tools::classes::Merge;
 use oprofile_tools::demangle::Demangle;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::names::printable;
-use oprofile_tools::report::{self, Options};
+use oprofile_tools::options::{Kind, Options, SortKey, SymbolFilter};
+use oprofile_tools::report::{self, Sink};
 use oprofile_tools::session::Places;
-use oprofile_tools::spec::Specification;
+use oprofile_tools::spec::{Profiles, Specification};
+
+/// Words of `--verbose`. They are accepted for the sake of scripts; there is nothing more to be told.
+const VERBOSE: [&str; 7] = ["all", "debug", "bfd", "level1", "sfile", "stats", "xml"];
 
 /// Report where the time went, by program or by function.
 #[derive(Debug, Parser)]
@@ -28,13 +33,41 @@ A profile specification is a list of tag:value[,value...] and paths of programs 
   session-exclude:NAME
   image:GLOB  lib-image:GLOB  image-exclude:GLOB
   event:NAME  count:N  unit-mask:N  cpu:N  tgid:N  tid:N
+Two of them in braces, { ... } { ... }, are compared (with --symbols).
 
 When there is a directory 'root' beside 'samples' and neither --root nor archive: is given, binaries are looked
-for in it: a virtual machine's session carries the guest's files there.")]
+for in it: a virtual machine's session carries the guest's files there.
+
+Examples:
+  opreport --session-dir=vm1                       programs, and the images each used
+  opreport --session-dir=vm1 -l -t 1               functions with at least 1 %
+  opreport --session-dir=vm1 -l -g image:*postgres functions of one program, with source lines
+  opreport --session-dir=vm1 -c -t 5               who calls whom
+  opreport --session-dir=vm1 -l { session:before } { session:after }")]
 struct Arguments {
     /// List all symbols
     #[arg(short = 'l', long)]
     symbols: bool,
+    /// Show callers and callees of each symbol
+    #[arg(short, long)]
+    callgraph: bool,
+    /// List all symbols and the samples in each by address
+    #[arg(short, long)]
+    details: bool,
+    /// Write to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output_file: Option<PathBuf>,
+    /// Order of the rows
+    #[arg(
+        short,
+        long,
+        value_name = "vma,sample,image,app-name,symbol,debug",
+        value_delimiter = ','
+    )]
+    sort: Vec<String>,
+    /// Last row first
+    #[arg(short, long)]
+    reverse_sort: bool,
     /// Sum over these: cpu, lib, tid, tgid, unitmask, all
     #[arg(
         short,
@@ -46,29 +79,58 @@ struct Arguments {
     /// Leave out libraries, kernel and modules
     #[arg(short = 'x', long)]
     exclude_dependent: bool,
+    /// Leave these symbols out (names as in the symbol table)
+    #[arg(short, long, value_name = "SYMBOLS")]
+    exclude_symbols: Vec<String>,
+    /// Count only these symbols (names as in the symbol table)
+    #[arg(short, long, value_name = "SYMBOLS")]
+    include_symbols: Vec<String>,
     /// Leave out rows below this percentage
     #[arg(short, long, value_name = "PERCENT", allow_hyphen_values = true)]
     threshold: Option<String>,
+    /// How to show C++ and Rust names
+    #[arg(short = 'D', long, value_name = "none|normal|smart")]
+    demangle: Option<String>,
+    /// Show source files and lines (with --symbols)
+    #[arg(short = 'g', long)]
+    debug_info: bool,
     /// Leave out banner and headings
     #[arg(short, long)]
     no_header: bool,
-    /// Show full paths
-    #[arg(short = 'f', long)]
-    long_filenames: bool,
     /// Show the addresses of symbols (with --symbols)
     #[arg(short = 'w', long)]
     show_address: bool,
-    /// How to show C++ and Rust names
-    #[arg(short = 'D', long, value_name = "none|normal")]
-    demangle: Option<String>,
+    /// Show full paths
+    #[arg(short = 'f', long)]
+    long_filenames: bool,
+    /// Show the sums of all rows so far (with --symbols)
+    #[arg(short, long)]
+    accumulated: bool,
+    /// Percentages of everything (with --details or --callgraph)
+    #[arg(short = '%', long)]
+    global_percent: bool,
+    /// Write XML
+    #[arg(short = 'X', long)]
+    xml: bool,
+    /// Accepted for the sake of scripts
+    #[arg(
+        short = 'V',
+        long,
+        value_name = "all,debug,bfd,level1,sfile,stats,xml",
+        value_delimiter = ','
+    )]
+    verbose: Vec<String>,
     /// Directory that holds 'samples'; default is ./oprofile_data, else /var/lib/oprofile
     #[arg(long, value_name = "DIR")]
     session_dir: Option<PathBuf>,
+    /// Trees in which binaries are looked for that are not at their place
+    #[arg(short = 'p', long, value_name = "DIR,...", value_delimiter = ',')]
+    image_path: Vec<PathBuf>,
     /// Directory that stands for the root of the profiled machine
     #[arg(short = 'R', long, value_name = "DIR")]
     root: Option<PathBuf>,
     /// Show this help
-    #[arg(short = '?', short_alias = 'h', long, action = ArgAction::Help)]
+    #[arg(short = '?', short_alias = 'h', long, visible_alias = "usage", action = ArgAction::Help)]
     help: Option<bool>,
     /// Show the version
     #[arg(short = 'v', long, action = ArgAction::Version)]
@@ -104,40 +166,108 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), ToolError> {
-    let options = Options {
-        symbols: arguments.symbols,
+    let options = options(arguments)?;
+    let profiles = Profiles::parse(&arguments.specification)?;
+    options.check()?;
+    if matches!(profiles, Profiles::Two(..)) {
+        options.check_differential()?;
+    }
+    let mut out: Box<dyn Write> = match &arguments.output_file {
+        Some(path) => Box::new(BufWriter::new(File::create(path).map_err(|source| {
+            ToolError::CannotCreate {
+                path: path.clone(),
+                source,
+            }
+        })?)),
+        None => Box::new(BufWriter::new(io::stdout().lock())),
+    };
+    let places = |spec: &Specification| {
+        Places::find(
+            arguments.session_dir.as_deref(),
+            arguments.root.as_deref(),
+            spec,
+        )
+        .with_image_paths(&arguments.image_path)
+    };
+    let announce = |places: &Places| {
+        if places.announce {
+            tell(&format!(
+                "Using {}/samples/ for samples directory.",
+                places.session_dir.display()
+            ));
+        }
+    };
+    let mut sink = Sink {
+        out: &mut out,
+        tell: &mut |warning| tell(warning),
+    };
+    let result = match &profiles {
+        Profiles::One(spec) => {
+            let places = places(spec);
+            announce(&places);
+            report::report(&places, spec, &options, &mut sink)
+        }
+        Profiles::Two(before, after) => {
+            let both = (places(before), places(after));
+            announce(&both.0);
+            report::compare((&both.0, before), (&both.1, after), &options, &mut sink)
+        }
+    };
+    let result = result.and_then(|()| out.flush().map_err(ToolError::Output));
+    report::ignore_closed_pipe(result)
+}
+
+fn options(arguments: &Arguments) -> Result<Options, ToolError> {
+    if arguments.callgraph && arguments.details {
+        return Err(ToolError::Usage(
+            "--callgraph is incompatible with --details".to_owned(),
+        ));
+    }
+    if arguments
+        .verbose
+        .iter()
+        .any(|word| !VERBOSE.contains(&word.as_str()))
+    {
+        return Err(ToolError::Usage("unknown --verbose= options".to_owned()));
+    }
+    let kind = if arguments.callgraph {
+        Kind::CallGraph
+    } else if arguments.details {
+        Kind::Details
+    } else if arguments.symbols {
+        Kind::Symbols
+    } else {
+        Kind::Summary
+    };
+    let command_line = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned() + " ")
+        .collect::<String>();
+    Ok(Options {
+        kind,
+        xml: arguments.xml,
+        command_line: format!("opreport {command_line}"),
         merge: Merge::parse(&arguments.merge)?,
         exclude_dependent: arguments.exclude_dependent,
         threshold: arguments.threshold.as_deref().map_or(Ok(0.0), threshold)?,
         no_header: arguments.no_header,
         long_filenames: arguments.long_filenames,
         show_address: arguments.show_address,
+        debug_info: arguments.debug_info,
+        accumulated: arguments.accumulated,
+        global_percent: arguments.global_percent && kind != Kind::Summary,
+        sort: arguments
+            .sort
+            .iter()
+            .map(|word| SortKey::parse(word))
+            .collect::<Result<_, _>>()?,
+        reverse: arguments.reverse_sort,
         demangle: arguments
             .demangle
             .as_deref()
             .map_or(Ok(Demangle::Normal), demangle)?,
-    };
-    let spec = Specification::parse(&arguments.specification)?;
-    let places = Places::find(
-        arguments.session_dir.as_deref(),
-        arguments.root.as_deref(),
-        &spec,
-    );
-    if places.announce {
-        tell(&format!(
-            "Using {}/samples/ for samples directory.",
-            places.session_dir.display()
-        ));
-    }
-    let report = report::report(&places, &spec, &options)?;
-    for warning in &report.warnings {
-        tell(warning);
-    }
-    match io::stdout().lock().write_all(report.text.as_bytes()) {
-        // A reader that has seen enough closes the pipe; that is no error.
-        Err(source) if source.kind() != io::ErrorKind::BrokenPipe => Err(ToolError::Output(source)),
-        _ => Ok(()),
-    }
+        filter: SymbolFilter::parse(&arguments.include_symbols, &arguments.exclude_symbols),
+    })
 }
 
 /// Writes a line to standard error. There is nobody to tell when that fails.
@@ -161,6 +291,7 @@ fn demangle(text: &str) -> Result<Demangle, ToolError> {
     match text {
         "none" => Ok(Demangle::None),
         "normal" => Ok(Demangle::Normal),
+        "smart" => Ok(Demangle::Smart),
         _ => Err(ToolError::Usage(format!(
             "opreport error: invalid option --demangle={}",
             printable(text.as_bytes())

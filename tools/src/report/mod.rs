@@ -1,44 +1,48 @@
-//! Tables as text.
+//! Reports as text and XML.
 
-pub(crate) mod numbers;
+mod banner;
+mod call_graph;
+mod columns;
+mod differential;
+mod numbers;
 mod summary;
 mod symbol_list;
+mod xml;
 
-use crate::classes::Merge;
-use crate::demangle::Demangle;
+use std::io::{self, Write};
+
 use crate::error::ToolError;
+pub use crate::options::Options;
+use crate::options::{Kind, SortKey};
 use crate::profile::Selection;
+use crate::rows::SymbolRows;
 use crate::session::Places;
 use crate::spec::Specification;
 
-/// What the table is to look like.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Options {
-    /// One row a symbol instead of one a program.
-    pub symbols: bool,
-    /// Sum over these.
-    pub merge: Merge,
-    /// Only the programs' own samples.
-    pub exclude_dependent: bool,
-    /// Rows below this percentage in every column are left out.
-    pub threshold: f64,
-    /// No banner and no headings.
-    pub no_header: bool,
-    /// Paths instead of the last component.
-    pub long_filenames: bool,
-    /// A column with the symbols' addresses.
-    pub show_address: bool,
-    /// How symbol names are shown.
-    pub demangle: Demangle,
+pub use banner::Banner;
+pub use numbers::{format_percent, percent, reaches};
+
+/// Where the output goes: a report to a file or terminal, and beside it what the user ought to know.
+pub struct Sink<'a> {
+    /// The report.
+    pub out: &'a mut dyn Write,
+    /// Takes warnings, one or more lines each.
+    pub tell: &'a mut dyn FnMut(&str),
 }
 
-/// A report: what goes to standard output and what the user ought to be told beside it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
-    /// The table.
-    pub text: String,
-    /// Warnings, one or more lines each.
-    pub warnings: Vec<String>,
+impl std::fmt::Debug for Sink<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sink").finish_non_exhaustive()
+    }
+}
+
+impl Sink<'_> {
+    /// Writes to the report.
+    pub fn write(&mut self, text: &str) -> Result<(), ToolError> {
+        self.out
+            .write_all(text.as_bytes())
+            .map_err(ToolError::Output)
+    }
 }
 
 /// Makes the report on a session.
@@ -46,33 +50,96 @@ pub fn report(
     places: &Places,
     spec: &Specification,
     options: &Options,
-) -> Result<Report, ToolError> {
-    if options.merge.lib && options.exclude_dependent {
-        return Err(ToolError::Usage(
-            "--merge=lib is meaningless with --exclude-dependent".to_owned(),
-        ));
-    }
-    if options.show_address && !options.symbols {
-        return Err(ToolError::Usage(
-            "--show-address is meaningless without --symbols".to_owned(),
-        ));
-    }
+    sink: &mut Sink<'_>,
+) -> Result<(), ToolError> {
+    options.check()?;
     let selection = Selection::new(places, spec, options.merge, options.exclude_dependent)?;
-    let mut text = String::new();
-    if !options.no_header {
-        text.push_str("CPU: CPU with timer interrupt\n");
-        for line in selection.classes.banner() {
-            text.push_str(&line);
-            text.push('\n');
+    for warning in places.warnings() {
+        (sink.tell)(&warning);
+    }
+    let banner = Banner::read(&selection)?;
+    for warning in &banner.warnings {
+        (sink.tell)(warning);
+    }
+    if options.xml {
+        return xml::write(&selection, &banner, options, sink);
+    }
+    if options.kind == Kind::CallGraph {
+        return call_graph::write(&selection, &banner, options, sink);
+    }
+    if options.kind == Kind::Summary {
+        let mut text = banner_text(&banner, &selection, options);
+        summary::write(&mut text, &selection, options)?;
+        return sink.write(&text);
+    }
+    let mut rows = SymbolRows::read(&selection, options, false)?;
+    tell_images(&selection, &rows, sink);
+    rows.arrange(&selection, options, |counts, total| {
+        reaches(counts, total, options.threshold)
+    });
+    sink.write(&banner_text(&banner, &selection, options))?;
+    symbol_list::write(&selection, &rows, options, sink)
+}
+
+/// Makes the report on what changed from the samples of one specification to those of another.
+pub fn compare(
+    before: (&Places, &Specification),
+    after: (&Places, &Specification),
+    options: &Options,
+    sink: &mut Sink<'_>,
+) -> Result<(), ToolError> {
+    options.check_differential()?;
+    options.check()?;
+    let select = |(places, spec): (&Places, &Specification)| {
+        Selection::new(places, spec, options.merge, options.exclude_dependent)
+    };
+    let (before_selection, after_selection) = (select(before)?, select(after)?);
+    for places in [before.0, after.0] {
+        for warning in places.warnings() {
+            (sink.tell)(&warning);
         }
     }
-    let mut warnings = places.warnings();
-    if options.symbols {
-        let profile = selection.by_symbol()?;
-        warnings.extend(profile.warnings().map(str::to_owned));
-        symbol_list::write(&mut text, &selection, &profile, options);
+    let banner = Banner::read(&after_selection)?;
+    sink.write(&banner_text(&banner, &after_selection, options))?;
+    differential::write(&before_selection, &after_selection, options, sink)
+}
+
+fn banner_text(banner: &Banner, selection: &Selection, options: &Options) -> String {
+    if options.no_header {
+        String::new()
     } else {
-        summary::write(&mut text, &selection, options)?;
+        banner.text(selection)
     }
-    Ok(Report { text, warnings })
+}
+
+/// Warns about images without symbols and binaries that may be others, by name.
+fn tell_images(selection: &Selection, rows: &SymbolRows, sink: &mut Sink<'_>) {
+    let mut warnings: Vec<(Vec<u8>, &str)> = rows
+        .images
+        .iter()
+        .filter_map(|rows| {
+            let warning = rows.warning.as_deref()?;
+            Some((selection.images[rows.image].long_name(), warning))
+        })
+        .collect();
+    warnings.sort();
+    for (_, warning) in warnings {
+        (sink.tell)(warning);
+    }
+}
+
+/// Whether rows are ordered by name instead of by count.
+fn by_name(options: &Options) -> bool {
+    matches!(
+        options.sort.first(),
+        Some(SortKey::Image | SortKey::AppName | SortKey::Symbol)
+    )
+}
+
+/// A reader that has seen enough closes the pipe; that is no error.
+pub fn ignore_closed_pipe(result: Result<(), ToolError>) -> Result<(), ToolError> {
+    match result {
+        Err(ToolError::Output(source)) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
 }

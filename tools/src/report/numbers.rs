@@ -14,7 +14,7 @@ pub(super) fn sum<'a>(rows: impl Iterator<Item = &'a Counts>, classes: usize) ->
 }
 
 /// `count` in percent of `total`, 0 when there is nothing.
-pub(crate) fn percent(count: u64, total: u64) -> f64 {
+pub fn percent(count: u64, total: u64) -> f64 {
     if total == 0 {
         return 0.0;
     }
@@ -27,7 +27,7 @@ pub(crate) fn percent(count: u64, total: u64) -> f64 {
 const SMALLEST_FIXED: f64 = 0.001;
 
 /// A percentage in at most seven characters: four decimals, none for 0, a power of ten below [`SMALLEST_FIXED`].
-pub(crate) fn format_percent(value: f64) -> String {
+pub fn format_percent(value: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();
     }
@@ -47,7 +47,7 @@ pub(crate) fn format_percent(value: f64) -> String {
 }
 
 /// Whether a row is shown: not below the threshold in every class.
-pub(crate) fn reaches(counts: &Counts, total: &Counts, threshold: f64) -> bool {
+pub fn reaches(counts: &[u64], total: &[u64], threshold: f64) -> bool {
     threshold <= 0.0
         || counts
             .iter()
@@ -78,8 +78,8 @@ mod tests {
 
     #[test]
     fn row_is_hidden_when_below_the_threshold_everywhere() {
-        assert!(reaches(&vec![1, 50], &vec![100, 100], 10.0));
-        assert!(!reaches(&vec![1, 9], &vec![100, 100], 10.0));
-        assert!(reaches(&vec![0, 0], &vec![0, 0], 0.0));
+        assert!(reaches(&[1, 50], &[100, 100], 10.0));
+        assert!(!reaches(&[1, 9], &[100, 100], 10.0));
+        assert!(reaches(&[0, 0], &[0, 0], 0.0));
     }
 }

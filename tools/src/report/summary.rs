@@ -1,15 +1,17 @@
 //! One line a program, with a line for each image below it.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use oprofile_session::sample_path::ImageName;
+use oprofile_session::sample_file::read_total;
+use rayon::prelude::*;
 
-use super::Options;
 use super::numbers::{format_percent, percent, reaches, sum};
+use super::{Options, by_name};
 use crate::error::ToolError;
-use crate::names::{long_name, printable, short_name};
-use crate::profile::{Counts, Selection};
+use crate::names::{printable, shown_name};
+use crate::profile::{Counts, ImageId, Selection};
 
 /// Characters of a column's heading, without the bar behind it.
 const HEADING: usize = 17;
@@ -19,40 +21,97 @@ pub(super) fn write(
     selection: &Selection,
     options: &Options,
 ) -> Result<(), ToolError> {
-    let apps = selection.by_image()?;
-    let classes = selection.classes.len();
-    let mut rows: Vec<_> = apps
-        .iter()
-        .map(|(app, images)| (app, images, sum(images.values(), classes)))
+    let mut apps: Vec<AppCounts> = by_image(selection)?;
+    let names: Vec<String> = (0..selection.images.len())
+        .map(|image| {
+            if options.long_filenames {
+                printable(&selection.images[image].long_name())
+            } else {
+                shown_name(selection, image, false)
+            }
+        })
         .collect();
-    rows.sort_by_key(|(app, _, counts)| (Reverse(counts.clone()), name(app, options)));
-    let total = sum(rows.iter().map(|(_, _, counts)| counts), classes);
+    let order = |image: ImageId, counts: &Counts| {
+        let count = if by_name(options) {
+            Counts::new()
+        } else {
+            counts.clone()
+        };
+        (Reverse(count), names[image].clone(), image)
+    };
+    apps.sort_by_cached_key(|app| order(app.app, &app.counts));
+    for app in &mut apps {
+        app.images
+            .sort_by_cached_key(|(image, counts)| order(*image, counts));
+        if options.reverse {
+            app.images.reverse();
+        }
+    }
+    if options.reverse {
+        apps.reverse();
+    }
+    let total = sum(apps.iter().map(|app| &app.counts), selection.classes.len());
     headings(text, "", selection, options);
-    for (app, images, counts) in rows {
-        if !reaches(&counts, &total, options.threshold) {
+    for app in &apps {
+        if !reaches(&app.counts, &total, options.threshold) {
             continue;
         }
-        line(text, "", &counts, &total, &name(app, options));
+        line(text, "", &app.counts, &total, &names[app.app]);
         // The program alone needs no second line.
-        if images.len() == 1 && images.contains_key(app) {
+        if let [(image, _)] = &app.images[..]
+            && *image == app.app
+        {
             continue;
         }
         headings(text, "\t", selection, options);
-        let mut images: Vec<_> = images.iter().collect();
-        images.sort_by_key(|(image, counts)| (Reverse((*counts).clone()), name(image, options)));
-        for (image, own) in images {
-            line(text, "\t", own, &counts, &name(image, options));
+        for (image, own) in &app.images {
+            line(text, "\t", own, &app.counts, &names[*image]);
         }
     }
     Ok(())
 }
 
-fn name(image: &ImageName, options: &Options) -> String {
-    printable(&if options.long_filenames {
-        long_name(image)
-    } else {
-        short_name(image)
-    })
+/// A program and the images it used.
+struct AppCounts {
+    app: ImageId,
+    counts: Counts,
+    images: Vec<(ImageId, Counts)>,
+}
+
+/// Sums up all files, on all processors; no symbol is looked at.
+fn by_image(selection: &Selection) -> Result<Vec<AppCounts>, ToolError> {
+    let totals = selection
+        .files
+        .par_iter()
+        .map(|file| {
+            read_total(&file.path)
+                .map(|(_, total)| total)
+                .map_err(|source| ToolError::sample_file(&file.path, source))
+        })
+        .collect::<Result<Vec<u64>, _>>()?;
+    let classes = selection.classes.len();
+    let mut sums: BTreeMap<(ImageId, ImageId), Counts> = BTreeMap::new();
+    for (file, (total, class)) in totals.iter().zip(&selection.classes.of_file).enumerate() {
+        let counts = sums
+            .entry(selection.app_and_image(file))
+            .or_insert_with(|| vec![0; classes]);
+        counts[*class] = counts[*class].saturating_add(*total);
+    }
+    let mut apps: Vec<AppCounts> = Vec::new();
+    for ((app, image), counts) in sums {
+        match apps.last_mut() {
+            Some(last) if last.app == app => {
+                last.counts = sum([&last.counts, &counts].into_iter(), classes);
+                last.images.push((image, counts));
+            }
+            _ => apps.push(AppCounts {
+                app,
+                counts: counts.clone(),
+                images: vec![(image, counts)],
+            }),
+        }
+    }
+    Ok(apps)
 }
 
 fn headings(text: &mut String, indent: &str, selection: &Selection, options: &Options) {

@@ -1,124 +1,130 @@
-//! One line a symbol.
+//! One line a symbol, and below it one a position if they are asked for.
 
-use std::cmp::Reverse;
-use std::fmt::Write as _;
-use std::os::unix::ffi::OsStrExt as _;
+use rayon::prelude::*;
 
-use oprofile_session::sample_path::ImageName;
+use super::Sink;
+use super::columns::Columns;
+use super::numbers::{format_percent, percent};
+use crate::error::ToolError;
+use crate::options::{Kind, Options};
+use crate::profile::{Counts, Selection};
+use crate::rows::SymbolRows;
 
-use super::Options;
-use super::numbers::{format_percent, percent, reaches, sum};
-use crate::demangle::demangle;
-use crate::names::{printable, short_name};
-use crate::profile::{Selection, SymbolProfile, SymbolRow};
-
-/// Width of the columns with numbers.
-const NUMBER: usize = 9;
-/// Width of the columns with names.
-const NAME: usize = 25;
-
-struct Row<'a> {
-    row: &'a SymbolRow,
-    name: String,
-    address: u64,
-}
+/// Rows that one processor writes at a time.
+const CHUNK: usize = 4096;
+/// Chunks that are in memory at a time.
+const CHUNKS: usize = 16;
 
 pub(super) fn write(
-    text: &mut String,
     selection: &Selection,
-    profile: &SymbolProfile,
+    rows: &SymbolRows,
     options: &Options,
-) {
-    let classes = selection.classes.len();
-    let total = sum(profile.rows.iter().map(|row| &row.counts), classes);
-    let mut rows: Vec<Row<'_>> = profile
-        .rows
-        .iter()
-        .filter(|row| reaches(&row.counts, &total, options.threshold))
-        .map(|row| {
-            let (name, address) = profile.symbol(row);
-            let name = match std::str::from_utf8(&name) {
-                Ok(name) => printable(demangle(name, options.demangle).as_bytes()),
-                Err(_) => printable(&name),
-            };
-            Row { row, name, address }
-        })
-        .collect();
-    rows.sort_by(|a, b| {
-        Reverse(&a.row.counts)
-            .cmp(&Reverse(&b.row.counts))
-            .then_with(|| {
-                (&a.row.app, &a.row.image, a.address, &a.name).cmp(&(
-                    &b.row.app,
-                    &b.row.image,
-                    b.address,
-                    &b.name,
-                ))
-            })
-    });
-    let show_image = rows
-        .iter()
-        .any(|row| row.row.app != row.row.image && !options.merge.lib);
-    let show_app = selection.many_apps();
-    let digits = if rows.iter().any(|row| row.address > u64::from(u32::MAX)) {
-        16
-    } else {
-        8
-    };
-    let shown_name = |image: &ImageName| {
-        if options.long_filenames {
-            printable(selection.path(image).as_os_str().as_bytes())
-        } else {
-            printable(&short_name(image))
-        }
-    };
-    if !options.no_header {
-        let mut line = String::new();
-        if options.show_address {
-            cell(&mut line, "vma", NUMBER);
-        }
-        for _ in 0..classes {
-            cell(&mut line, "samples", NUMBER);
-            cell(&mut line, "%", NUMBER);
-        }
-        if show_image {
-            cell(&mut line, "image name", NAME);
-        }
-        if show_app {
-            cell(&mut line, "app name", NAME);
-        }
-        line.push_str("symbol name");
-        text.push_str(&line);
-        text.push('\n');
+    sink: &mut Sink<'_>,
+) -> Result<(), ToolError> {
+    let mut columns = Columns::new(selection, options);
+    columns.address |= options.kind == Kind::Details;
+    for entry in &rows.order {
+        let (image, row) = rows.at(*entry);
+        let row = &image.rows[row];
+        columns.see(row.app as usize, image.image, row.address, options);
     }
-    for Row { row, name, address } in &rows {
-        if options.show_address {
-            cell(text, &format!("{address:0digits$x}"), NUMBER);
+    if !options.no_header {
+        sink.write(&columns.headings())?;
+    }
+    let mut sums = vec![0u64; rows.classes];
+    for batch in rows.order.chunks(CHUNK * CHUNKS) {
+        let mut chunks: Vec<(Counts, &[(u32, u32)])> = Vec::new();
+        for chunk in batch.chunks(CHUNK) {
+            chunks.push((sums.clone(), chunk));
+            if options.accumulated {
+                for entry in chunk {
+                    add(&mut sums, rows, *entry);
+                }
+            }
         }
-        for (count, total) in row.counts.iter().zip(&total) {
-            cell(text, &count.to_string(), NUMBER);
-            cell(
-                text,
-                &format!("{:>7}", format_percent(percent(*count, *total))),
-                NUMBER,
-            );
+        let texts: Vec<String> = chunks
+            .into_par_iter()
+            .map(|(sums, chunk)| chunk_text(rows, &columns, options, sums, chunk))
+            .collect();
+        for text in texts {
+            sink.write(&text)?;
         }
-        if show_image {
-            cell(text, &shown_name(&row.image), NAME);
-        }
-        if show_app {
-            cell(text, &shown_name(&row.app), NAME);
-        }
-        text.push_str(name);
-        text.push('\n');
+    }
+    Ok(())
+}
+
+fn add(sums: &mut [u64], rows: &SymbolRows, entry: (u32, u32)) {
+    let (image, row) = rows.at(entry);
+    for (sum, count) in sums.iter_mut().zip(image.counts(row, rows.classes)) {
+        *sum = sum.saturating_add(*count);
     }
 }
 
-/// A cell of the given width; what is wider is followed by one blank.
-fn cell(line: &mut String, content: &str, width: usize) {
-    // Infallible for a String.
-    let _ = write!(line, "{content:<width$}");
-    if content.chars().count() >= width {
-        line.push(' ');
+fn chunk_text(
+    rows: &SymbolRows,
+    columns: &Columns,
+    options: &Options,
+    mut sums: Counts,
+    chunk: &[(u32, u32)],
+) -> String {
+    let mut text = String::with_capacity(chunk.len() * 80);
+    for entry in chunk {
+        let (image, number) = rows.at(*entry);
+        let row = &image.rows[number];
+        if options.accumulated {
+            add(&mut sums, rows, *entry);
+        }
+        columns.write_address(&mut text, row.address);
+        let counts = image.counts(number, rows.classes);
+        write_counts(&mut text, columns, counts, &rows.total, &sums, &rows.total);
+        columns.write_line(&mut text, image.line(number));
+        columns.write_names(&mut text, row.app as usize, image.image);
+        text.push_str(image.name(row));
+        text.push('\n');
+        if options.kind != Kind::Details {
+            continue;
+        }
+        let total = if options.global_percent {
+            &rows.total[..]
+        } else {
+            counts
+        };
+        // Within the symbol.
+        let mut sums = vec![0u64; rows.classes];
+        for (detail, counts) in image.details(number, rows.classes) {
+            for (sum, count) in sums.iter_mut().zip(counts) {
+                *sum = sum.saturating_add(*count);
+            }
+            text.push_str("  ");
+            columns.write_address(&mut text, detail.address);
+            write_counts(&mut text, columns, counts, total, &sums, total);
+            columns.write_line(&mut text, detail.line.as_ref());
+            text.truncate(text.trim_end_matches(' ').len());
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn write_counts(
+    text: &mut String,
+    columns: &Columns,
+    counts: &[u64],
+    total: &[u64],
+    sums: &[u64],
+    sums_total: &[u64],
+) {
+    for (class, (count, total)) in counts.iter().zip(total).enumerate() {
+        let accumulated = columns.accumulated.then(|| {
+            let sum = sums.get(class).copied().unwrap_or(0);
+            let total = sums_total.get(class).copied().unwrap_or(0);
+            (sum, format_percent(percent(sum, total)))
+        });
+        columns.write_count(
+            text,
+            *count,
+            &format_percent(percent(*count, *total)),
+            accumulated,
+        );
     }
 }
