@@ -10,7 +10,7 @@ use super::columns::margin;
 use super::model::{Model, Symbol};
 use super::source::symbol_total;
 use super::{AnnotateError, Sink};
-use crate::report::numbers::reaches;
+use crate::report::reaches;
 
 /// Longest line of objdump's that is taken as one, bytes; a symbol's name is its longest part.
 const MAX_LINE: u64 = 1 << 16;
@@ -39,11 +39,15 @@ pub fn split_params(text: &str) -> Vec<OsString> {
 }
 
 /// The symbols of an image to show, most samples first.
-fn selected<'a>(model: &'a Model, image: usize, threshold: f64) -> Vec<&'a Symbol> {
+fn selected(model: &Model, image: usize, threshold: f64) -> Vec<&Symbol> {
     let mut symbols: Vec<_> = model
         .symbols
         .iter()
-        .filter(|symbol| symbol.image == image && reaches(&symbol.counts, &model.total, threshold))
+        .filter(|symbol| {
+            symbol.known
+                && symbol.image == image
+                && reaches(&symbol.counts, &model.total, threshold)
+        })
         .collect();
     // By address where the first class does not decide.
     symbols.sort_by(|a, b| {
@@ -192,7 +196,7 @@ fn annotate(
 enum Line {
     /// `0000000000001303 <calc_odd>:`
     Symbol(u64),
-    /// `    1303:	mov    $0x0,%eax`
+    /// `    1303:  mov    $0x0,%eax`
     Instruction(u64),
     Other,
 }
@@ -236,6 +240,7 @@ mod tests {
             model.push(Symbol {
                 name: name.to_owned(),
                 image: 0,
+                known: true,
                 start,
                 end: start + 0x20,
                 counts: vec![count],

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::profile::Counts;
-use crate::report::numbers::{format_percent, percent};
+use crate::report::{format_percent, percent};
 
 /// Width of a class with the blanks that may follow it.
 const CLASS_WIDTH: usize = 16;

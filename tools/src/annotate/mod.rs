@@ -1,6 +1,6 @@
 //! Source and assembly with the samples beside them.
 //!
-//! [`model`] is what is annotated, [`source`] and [`assembly`] are the two ways to show it.
+//! [`collect`] makes the [`model`] of a session; [`source`] and [`assembly`] are the two ways to show it.
 
 pub mod assembly;
 mod columns;
@@ -65,7 +65,7 @@ impl<W: Write> Sink<W> {
     }
 
     /// Writes text of our own.
-    fn write(&mut self, text: &[u8]) -> io::Result<()> {
+    pub fn write(&mut self, text: &[u8]) -> io::Result<()> {
         self.output.write_all(text)
     }
 
@@ -85,7 +85,7 @@ impl<W: Write> Sink<W> {
     }
 
     /// Writes what is still held back.
-    fn finish(mut self) -> io::Result<()> {
+    pub fn finish(mut self) -> io::Result<()> {
         self.output.flush()
     }
 }

@@ -31,6 +31,8 @@ pub struct Symbol {
     pub name: String,
     /// Number of the image, see [`Model::images`].
     pub image: usize,
+    /// Whether the symbol table has it; if not it is the image as a whole.
+    pub known: bool,
     /// First address.
     pub start: u64,
     /// Address behind the last one.
@@ -52,7 +54,7 @@ pub struct Model {
     pub files: Vec<Vec<u8>>,
     /// The binaries.
     pub images: Vec<std::path::PathBuf>,
-    /// The symbols, not sorted.
+    /// The symbols by image, program and address.
     pub symbols: Vec<Symbol>,
     /// Samples in all symbols.
     pub total: Counts,
@@ -101,7 +103,7 @@ pub struct FileProfile {
     pub counts: Counts,
     /// Line → samples.
     pub lines: BTreeMap<u32, Counts>,
-    /// Line → symbols that begin there, in the order of images and addresses.
+    /// Line → symbols that begin there, in the order of [`Model::symbols`].
     pub symbols: BTreeMap<u32, Vec<usize>>,
 }
 
@@ -129,17 +131,6 @@ pub fn by_file(model: &Model) -> BTreeMap<usize, FileProfile> {
         {
             file.symbols.entry(place.line).or_default().push(number);
         }
-    }
-    for symbols in files
-        .values_mut()
-        .flat_map(|file| file.symbols.values_mut())
-    {
-        symbols.sort_by_key(|number| {
-            model
-                .symbols
-                .get(*number)
-                .map(|symbol| (symbol.image, symbol.start))
-        });
     }
     files
 }

@@ -15,7 +15,7 @@ use super::{AnnotateError, Sink};
 use crate::glob;
 use crate::names::printable;
 use crate::profile::Counts;
-use crate::report::numbers::reaches;
+use crate::report::reaches;
 
 /// Largest source file that is annotated, bytes. Generated sources have some tens of megabytes.
 const MAX_SOURCE: u64 = 256 << 20;
@@ -305,6 +305,7 @@ mod tests {
         Symbol {
             name: name.to_owned(),
             image: 0,
+            known: true,
             start: samples[0].0,
             end: samples[0].0 + 100,
             counts: vec![samples.iter().map(|(_, count, _)| count).sum()],
@@ -329,8 +330,8 @@ mod tests {
         let gone = model.file(b"/nowhere/b.c");
         let at = |file, line| Some(Place { file, line });
         model.push(symbol("f", at(a, 2), &[(0x10, 5, 2), (0x14, 1, 3)], a));
-        model.push(symbol("S::S()", at(a, 5), &[(0x30, 2, 5)], a));
         model.push(symbol("S::~S()", at(a, 5), &[(0x20, 1, 5)], a));
+        model.push(symbol("S::S()", at(a, 5), &[(0x30, 2, 5)], a));
         model.push(symbol("g", at(gone, 7), &[(0x50, 10, 7)], gone));
         model.push(symbol(
             "e",

@@ -3,6 +3,8 @@
 //! A file of version 1 is a header and records: one histogram of program counters, and an arc for each pair of caller
 //! and callee. The fields are native to the profiled program: its byte order, addresses of its size.
 
+pub mod collect;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
@@ -96,8 +98,8 @@ impl Profile {
         }
     }
 
-    /// Writes the file. Memory does not grow with the distance of the samples.
-    pub fn write(&self, output: &mut impl Write, layout: Layout) -> Result<Capped, GmonError> {
+    /// Where the histogram begins and ends, and how it is divided.
+    fn extent(&self) -> Result<Extent, GmonError> {
         let (Some((&first, _)), Some((&last, _))) = (
             self.samples.first_key_value(),
             self.samples.last_key_value(),
@@ -114,10 +116,38 @@ impl Profile {
             return Err(too_far);
         };
         let bins = (high - low) / width;
-        let Some(header_bins) = i32::try_from(bins).ok().filter(|_| bins <= MAX_BINS) else {
-            return Err(too_far);
-        };
+        match i32::try_from(bins) {
+            Ok(header_bins) if bins <= MAX_BINS => Ok(Extent {
+                low,
+                high,
+                width,
+                bins,
+                header_bins,
+            }),
+            _ => Err(too_far),
+        }
+    }
 
+    /// Whether [`Profile::write`] can succeed.
+    pub fn check(&self, layout: Layout) -> Result<(), GmonError> {
+        let extent = self.extent()?;
+        layout.address(extent.high)?;
+        for (from, to) in self.arcs.keys() {
+            layout.address(*from)?;
+            layout.address(*to)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the file. Memory does not grow with the distance of the samples.
+    pub fn write(&self, output: &mut impl Write, layout: Layout) -> Result<Capped, GmonError> {
+        let Extent {
+            low,
+            high,
+            width,
+            bins,
+            header_bins,
+        } = self.extent()?;
         output.write_all(b"gmon")?;
         output.write_all(&layout.int(1))?;
         output.write_all(&[0; 12])?;
@@ -178,6 +208,15 @@ impl Profile {
         write_zeros(output, bins - written)?;
         Ok(capped)
     }
+}
+
+/// See [`Profile::extent`].
+struct Extent {
+    low: u64,
+    high: u64,
+    width: u64,
+    bins: u64,
+    header_bins: i32,
 }
 
 const TAG_HISTOGRAM: u8 = 0;
