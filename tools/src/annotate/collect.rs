@@ -56,7 +56,12 @@ pub fn collect(selection: &Selection, options: &CollectOptions) -> Result<Collec
         }
         wanted.push(id);
     }
-    wanted.sort_by_key(|id| selection.images.get(*id).map(crate::profile::Image::long_name));
+    wanted.sort_by_key(|id| {
+        selection
+            .images
+            .get(*id)
+            .map(crate::profile::Image::long_name)
+    });
     let parts = wanted
         .par_iter()
         .map(|id| Part::read(selection, *id, options))

@@ -3,6 +3,7 @@
 //! [`collect`] makes the [`model`] of a session; [`source`] and [`assembly`] are the two ways to show it.
 
 pub mod assembly;
+pub mod collect;
 mod columns;
 pub mod model;
 pub mod paths;

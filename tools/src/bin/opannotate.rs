@@ -187,7 +187,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         arguments.root.as_deref(),
         &spec,
     )
-    .with_image_paths(&arguments.image_path);
+    .with_image_paths(&arguments.image_path)?;
     if places.announce {
         tell(&format!(
             "Using {}/samples/ for samples directory.",
@@ -203,7 +203,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         tell(warning);
     }
     let options = CollectOptions {
-        filter: SymbolFilter::parse(&arguments.include_symbols, &arguments.exclude_symbols),
+        filter: SymbolFilter {
+            include: list(&arguments.include_symbols),
+            exclude: list(&arguments.exclude_symbols),
+        },
         demangle,
         lines: arguments.source && !arguments.assembly,
     };
@@ -348,6 +351,16 @@ fn heading(arguments: &Arguments, threshold: f64, banner: &str) -> String {
 /// Writes a line to standard error. There is nobody to tell when that fails.
 fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// The names in comma-separated lists.
+fn list(words: &[String]) -> Vec<Vec<u8>> {
+    words
+        .iter()
+        .flat_map(|word| word.split(','))
+        .filter(|word| !word.is_empty())
+        .map(|word| word.as_bytes().to_vec())
+        .collect()
 }
 
 fn threshold(text: &str) -> Result<f64, ToolError> {

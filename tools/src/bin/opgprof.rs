@@ -118,7 +118,7 @@ fn run(arguments: &Arguments) -> Result<(), ToolError> {
         arguments.root.as_deref(),
         &spec,
     )
-    .with_image_paths(&arguments.image_path);
+    .with_image_paths(&arguments.image_path)?;
     if places.announce {
         tell(&format!(
             "Using {}/samples/ for samples directory.",
