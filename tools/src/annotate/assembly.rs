@@ -56,14 +56,14 @@ fn selected(model: &Model, image: usize, threshold: f64) -> Vec<&Symbol> {
     symbols
 }
 
-/// Writes the disassembly of all symbols, image by image, each image behind `heading`. Returns warnings.
+/// Writes the disassembly of all symbols, image by image, each image behind `heading`. Warnings go to `tell`.
 pub fn to_sink(
     model: &Model,
     options: &AssemblyOptions,
     heading: &str,
     sink: &mut Sink<impl Write>,
-) -> Result<Vec<String>, AnnotateError> {
-    let mut warnings = Vec::new();
+    tell: &mut dyn FnMut(&str),
+) -> Result<(), AnnotateError> {
     for (number, image) in model.images.iter().enumerate() {
         let symbols = selected(model, number, options.threshold);
         if symbols.is_empty() {
@@ -71,10 +71,10 @@ pub fn to_sink(
         }
         sink.write(heading.as_bytes())?;
         for symbol in symbols {
-            disassemble(model, symbol, image, options, sink, &mut warnings)?;
+            disassemble(model, symbol, image, options, sink, tell)?;
         }
     }
-    Ok(warnings)
+    Ok(())
 }
 
 fn disassemble(
@@ -83,7 +83,7 @@ fn disassemble(
     image: &Path,
     options: &AssemblyOptions,
     sink: &mut Sink<impl Write>,
-    warnings: &mut Vec<String>,
+    tell: &mut dyn FnMut(&str),
 ) -> Result<(), AnnotateError> {
     let mut child =
         command(symbol, image, options)
@@ -116,7 +116,7 @@ fn disassemble(
     if !status.success() || !messages.is_empty() {
         let text = String::from_utf8_lossy(&messages);
         let text = text.trim();
-        warnings.push(format!(
+        tell(&format!(
             "opannotate (warning): objdump on {}: {}",
             crate::names::printable(image.as_os_str().as_encoded_bytes()),
             if text.is_empty() {

@@ -33,12 +33,32 @@ pub enum AnnotateError {
         /// The file.
         path: PathBuf,
     },
+    /// Some files were not written; why was told.
+    #[error("{files} of the annotated files could not be written")]
+    Incomplete {
+        /// How many.
+        files: usize,
+    },
     /// The disassembler is not there.
     #[error("objdump was not found: install the package binutils")]
     NoObjdump,
     /// The disassembler cannot be run.
     #[error("Cannot run objdump")]
     Objdump(#[source] io::Error),
+}
+
+impl AnnotateError {
+    /// The message with all its causes.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
 }
 
 /// Where an annotation goes.

@@ -73,60 +73,48 @@ fn selected<'a>(
     files
 }
 
-/// Writes all files, one behind the other. Returns warnings.
+/// Writes all files, one behind the other. Warnings go to `tell`.
 pub fn to_sink(
     model: &Model,
     options: &SourceOptions,
     sink: &mut Sink<impl Write>,
-) -> Result<Vec<String>, AnnotateError> {
-    let mut warnings = Vec::new();
+    tell: &mut dyn FnMut(&str),
+) -> Result<(), AnnotateError> {
     let files = by_file(model);
     for (number, file) in selected(model, &files, options) {
         let annotated = Annotated::new(model, number, file, &options.paths);
         sink.write(annotated.heading().as_bytes())?;
-        annotated.write_lines(sink, &mut warnings)?;
+        annotated.write_lines(sink, tell)?;
     }
-    Ok(warnings)
+    Ok(())
 }
 
-/// Writes each file below `directory`, by its path, with `trailer` at its end. Returns warnings.
+/// Writes each file below `directory`, by its path, with `trailer` at its end. Warnings go to `tell`. A file that cannot
+/// be written, for its name may be any, does not keep the others from it.
 pub fn to_directory(
     model: &Model,
     options: &SourceOptions,
     directory: &Path,
     trailer: &str,
-) -> Result<Vec<String>, AnnotateError> {
-    let mut warnings = Vec::new();
+    tell: &mut dyn FnMut(&str),
+) -> Result<(), AnnotateError> {
     create_dir_all(directory)?;
     let files = by_file(model);
+    let mut missing = 0;
     for (number, file) in selected(model, &files, options) {
         let annotated = Annotated::new(model, number, file, &options.paths);
-        let path = directory.join(contained(&annotated.path));
-        if path == directory {
-            warnings.push(format!(
-                "opannotate (warning): {} is no name for a file, left out",
-                printable(&annotated.name)
+        if let Err(error) = annotated.write_file(directory, trailer, tell) {
+            missing += 1;
+            tell(&format!(
+                "opannotate (warning): {}",
+                printable(error.chain().as_bytes())
             ));
-            continue;
         }
-        if same_file(&path, &annotated.path) {
-            return Err(AnnotateError::OverSource { path });
-        }
-        if let Some(parent) = path.parent() {
-            create_dir_all(parent)?;
-        }
-        let failed = |source| AnnotateError::File {
-            path: path.clone(),
-            source,
-        };
-        let output = BufWriter::new(File::create(&path).map_err(failed)?);
-        let mut sink = Sink::file(output);
-        annotated.write_lines(&mut sink, &mut warnings)?;
-        sink.write(annotated.heading().as_bytes())?;
-        sink.write(trailer.as_bytes())?;
-        sink.finish().map_err(failed)?;
     }
-    Ok(warnings)
+    match missing {
+        0 => Ok(()),
+        files => Err(AnnotateError::Incomplete { files }),
+    }
 }
 
 fn create_dir_all(path: &Path) -> Result<(), AnnotateError> {
@@ -175,15 +163,44 @@ impl<'a> Annotated<'a> {
         text
     }
 
+    /// Writes the file of its own.
+    fn write_file(
+        &self,
+        directory: &Path,
+        trailer: &str,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<(), AnnotateError> {
+        let path = directory.join(contained(&self.path));
+        let failed = |source| AnnotateError::File {
+            path: path.clone(),
+            source,
+        };
+        if path == directory {
+            return Err(failed(io::ErrorKind::InvalidFilename.into()));
+        }
+        if same_file(&path, &self.path) {
+            return Err(AnnotateError::OverSource { path });
+        }
+        if let Some(parent) = path.parent() {
+            create_dir_all(parent)?;
+        }
+        let output = BufWriter::new(File::create(&path).map_err(failed)?);
+        let mut sink = Sink::file(output);
+        self.write_lines(&mut sink, tell)?;
+        sink.write(self.heading().as_bytes())?;
+        sink.write(trailer.as_bytes())?;
+        sink.finish().map_err(failed)
+    }
+
     fn write_lines(
         &self,
         sink: &mut Sink<impl Write>,
-        warnings: &mut Vec<String>,
+        tell: &mut dyn FnMut(&str),
     ) -> Result<(), AnnotateError> {
         let source = match open(&self.path) {
             Ok(source) => source,
             Err(error) => {
-                warnings.push(format!(
+                tell(&format!(
                     "opannotate (warning): unable to open for reading: {}{}",
                     printable(&self.name),
                     // Everybody knows the common case.
@@ -201,15 +218,16 @@ impl<'a> Annotated<'a> {
         let mut number = 0u32;
         loop {
             line.clear();
-            let length =
-                source
-                    .read_until(b'\n', &mut line)
-                    .map_err(|source| AnnotateError::File {
-                        path: self.path.clone(),
-                        source,
-                    })?;
-            if length == 0 {
-                return Ok(());
+            match source.read_until(b'\n', &mut line) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) => {
+                    tell(&format!(
+                        "opannotate (warning): unable to read all of {}: {error}",
+                        printable(&self.name)
+                    ));
+                    return Ok(());
+                }
             }
             number = number.saturating_add(1);
             if line.last() == Some(&b'\n') {
@@ -344,7 +362,11 @@ mod tests {
 
     fn shown(model: &Model, options: &SourceOptions) -> (String, Vec<String>) {
         let mut bytes = Vec::new();
-        let warnings = to_sink(model, options, &mut Sink::file(&mut bytes)).unwrap();
+        let mut warnings = Vec::new();
+        to_sink(model, options, &mut Sink::file(&mut bytes), &mut |line| {
+            warnings.push(line.to_owned());
+        })
+        .unwrap();
         (String::from_utf8(bytes).unwrap(), warnings)
     }
 
@@ -422,9 +444,20 @@ mod tests {
             ));
         }
         let output = top.join("deep/er/out");
-        let warnings =
-            to_directory(&model, &SourceOptions::default(), &output, "the end\n").unwrap();
-        assert!(warnings.iter().any(|line| line.contains("no name")));
+        let mut warnings = Vec::new();
+        let result = to_directory(
+            &model,
+            &SourceOptions::default(),
+            &output,
+            "the end\n",
+            &mut |line| warnings.push(line.to_owned()),
+        );
+        // A directory's name is no name for a file; all others are written.
+        assert!(matches!(
+            result,
+            Err(AnnotateError::Incomplete { files: 1 })
+        ));
+        assert!(warnings.iter().any(|line| line.contains("Cannot use")));
         let mut found = Vec::new();
         let mut pending = vec![top.clone()];
         while let Some(next) = pending.pop() {
@@ -452,10 +485,15 @@ mod tests {
             include_files: vec![b"a.c".to_vec()],
             ..SourceOptions::default()
         };
+        let mut warnings = Vec::new();
+        let result = to_directory(&model, &options, Path::new("/"), "", &mut |line| {
+            warnings.push(line.to_owned());
+        });
         assert!(matches!(
-            to_directory(&model, &options, Path::new("/"), ""),
-            Err(AnnotateError::OverSource { .. })
+            result,
+            Err(AnnotateError::Incomplete { files: 1 })
         ));
+        assert!(warnings[0].contains("is the source itself"));
         let source = fs::read_to_string(directory.path().join("a.c")).unwrap();
         assert!(source.starts_with("int f"));
     }

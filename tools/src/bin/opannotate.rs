@@ -32,7 +32,8 @@ const VERBOSE: [&str; 7] = ["all", "debug", "bfd", "level1", "sfile", "stats", "
     name = "opannotate",
     version,
     disable_help_flag = true,
-    disable_version_flag = true
+    disable_version_flag = true,
+    args_override_self = true
 )]
 #[command(after_help = "\
 A profile specification is a list of tag:value[,value...] and paths of programs or libraries, as for opreport.
@@ -123,19 +124,8 @@ struct Arguments {
 enum Failure {
     #[error(transparent)]
     Tool(#[from] ToolError),
-    #[error("opannotate error: {}", chain(.0))]
+    #[error("opannotate error: {}", .0.chain())]
     Annotate(#[from] AnnotateError),
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn main() -> ExitCode {
@@ -215,10 +205,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         tell(warning);
     }
     let heading = heading(arguments, threshold, &banner.text(&selection));
-    let warnings = annotate(arguments, threshold, demangle, &collected, &heading)?;
-    for warning in &warnings {
-        tell(warning);
-    }
+    annotate(arguments, threshold, demangle, &collected, &heading)?;
     Ok(())
 }
 
@@ -250,7 +237,7 @@ fn annotate(
     demangle: Demangle,
     collected: &Collected,
     heading: &str,
-) -> Result<Vec<String>, AnnotateError> {
+) -> Result<(), AnnotateError> {
     let patterns = |words: &[OsString]| {
         words
             .iter()
@@ -266,14 +253,15 @@ fn annotate(
     } else {
         Sink::file(output)
     };
-    let warnings = if arguments.assembly {
+    let mut warn = |line: &str| tell(line);
+    if arguments.assembly {
         let options = AssemblyOptions {
             source: arguments.source,
             demangle: demangle != Demangle::None,
             objdump_params: params(arguments),
             threshold,
         };
-        assembly::to_sink(model, &options, heading, &mut sink)?
+        assembly::to_sink(model, &options, heading, &mut sink, &mut warn)?;
     } else {
         if !collected.debug_info {
             tell(
@@ -290,15 +278,17 @@ fn annotate(
             threshold,
         };
         match &arguments.output_dir {
-            Some(directory) => source::to_directory(model, &options, directory, heading)?,
+            Some(directory) => {
+                source::to_directory(model, &options, directory, heading, &mut warn)?
+            }
             None => {
                 sink.write(heading.as_bytes())?;
-                source::to_sink(model, &options, &mut sink)?
+                source::to_sink(model, &options, &mut sink, &mut warn)?;
             }
         }
-    };
+    }
     sink.finish()?;
-    Ok(warnings)
+    Ok(())
 }
 
 fn params(arguments: &Arguments) -> Vec<OsString> {

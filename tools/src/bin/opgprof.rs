@@ -26,7 +26,8 @@ const MAX_WARNINGS: usize = 20;
     name = "opgprof",
     version,
     disable_help_flag = true,
-    disable_version_flag = true
+    disable_version_flag = true,
+    args_override_self = true
 )]
 #[command(after_help = "\
 The profile specification must leave one binary and one event; it is a list of tag:value[,value...] and paths of
