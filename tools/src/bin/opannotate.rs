@@ -279,7 +279,7 @@ fn annotate(
         };
         match &arguments.output_dir {
             Some(directory) => {
-                source::to_directory(model, &options, directory, heading, &mut warn)?
+                source::to_directory(model, &options, directory, heading, &mut warn)?;
             }
             None => {
                 sink.write(heading.as_bytes())?;
