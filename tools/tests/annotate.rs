@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use oprofile_session::Account;
+use oprofile_session::sample_file::{Header, encode};
 use support::{Guest, Session, TEXT, program, vcpu};
 
 const WORK: u64 = 1;
@@ -18,7 +19,7 @@ fn demo() -> Session {
     let mut guest = Guest::default();
     guest.file(
         b"/bin/work",
-        Some(program(&[(0, b"main"), (0x100, b"_Z4hotii")])),
+        Some(program(&[(0, b"main"), (0x100, b"_Z3hotii")])),
     );
     guest.file(b"/lib/libshare.so", Some(program(&[(0x80, b"mix")])));
     let reads = [
@@ -78,7 +79,7 @@ case "$*" in *start-address=0x400100*) printf '\n0000000000400100 <hot(int, int)
     let output = opannotate(
         &session,
         Some(tool.path()),
-        &["-a", "-m", "cpu", "image:*work", "-i", "_Z4hotii"],
+        &["-a", "-m", "cpu", "image:*work", "-i", "_Z3hotii"],
     );
     assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""));
     let text = String::from_utf8(output.stdout).unwrap();
@@ -134,6 +135,25 @@ fn binaries_without_lines_are_told() {
 }
 
 #[test]
+fn addresses_of_the_running_kernel_are_not_annotated() {
+    let session = demo();
+    let file =
+        session.sample_file("{root}/bin/work/{dep}/{root}/proc/kallsyms/TIMER.0.0.all.all.0");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(
+        &file,
+        encode(&Header::timer(0, 0, 0), [(0x1000, 7)].into_iter()),
+    )
+    .unwrap();
+    let output = opannotate(&session, None, &["-s", "-m", "cpu"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(
+        stderr(&output).contains("Cannot annotate pseudo file /proc/kallsyms -- ignoring."),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn options_that_do_not_go_together_are_refused() {
     let session = demo();
     for (arguments, message) in [
@@ -149,6 +169,10 @@ fn options_that_do_not_go_together_are_refused() {
         (
             &["-s", "-x", "-m", "lib"],
             "--merge=lib is meaningless with --exclude-dependent",
+        ),
+        (
+            &["-s", "{", "image:*work", "}", "{", "}"],
+            "opannotate cannot compare two profiles",
         ),
         (&["-s", "-V", "chatty"], "unknown --verbose= options"),
         (

@@ -21,7 +21,7 @@ use oprofile_tools::options::SymbolFilter;
 use oprofile_tools::profile::Selection;
 use oprofile_tools::report::Banner;
 use oprofile_tools::session::Places;
-use oprofile_tools::spec::Specification;
+use oprofile_tools::spec::Profiles;
 
 /// Words of `--verbose`. They are accepted for the sake of scripts; there is nothing more to be told.
 const VERBOSE: [&str; 7] = ["all", "debug", "bfd", "level1", "sfile", "stats", "xml"];
@@ -171,7 +171,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         .as_deref()
         .map_or(Ok(Demangle::Normal), demangle)?;
     let merge = Merge::parse(&arguments.merge)?;
-    let spec = Specification::parse(&arguments.specification)?;
+    let Profiles::One(spec) = Profiles::parse(&arguments.specification)? else {
+        return Err(
+            ToolError::Specification("opannotate cannot compare two profiles".to_owned()).into(),
+        );
+    };
     let places = Places::find(
         arguments.session_dir.as_deref(),
         arguments.root.as_deref(),

@@ -12,7 +12,7 @@ use oprofile_tools::gmon::{Capped, GmonError, collect};
 use oprofile_tools::names::printable;
 use oprofile_tools::profile::Selection;
 use oprofile_tools::session::Places;
-use oprofile_tools::spec::Specification;
+use oprofile_tools::spec::Profiles;
 
 /// Words of `--verbose`. They are accepted for the sake of scripts; there is nothing more to be told.
 const VERBOSE: [&str; 7] = ["all", "debug", "bfd", "level1", "sfile", "stats", "xml"];
@@ -113,7 +113,11 @@ fn run(arguments: &Arguments) -> Result<(), ToolError> {
         return Err(ToolError::Usage("unknown --verbose= options".to_owned()));
     }
     let threshold = arguments.threshold.as_deref().map_or(Ok(0.0), threshold)?;
-    let spec = Specification::parse(&arguments.specification)?;
+    let Profiles::One(spec) = Profiles::parse(&arguments.specification)? else {
+        return Err(ToolError::Specification(
+            "opgprof cannot compare two profiles".to_owned(),
+        ));
+    };
     let places = Places::find(
         arguments.session_dir.as_deref(),
         arguments.root.as_deref(),
