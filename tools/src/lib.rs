@@ -9,14 +9,18 @@
 //! * [`lines`]: source lines, when they are asked for;
 //! * [`rows`]: one row a symbol;
 //! * [`options`]: what a report is to show;
-//! * [`report`]: the tables.
+//! * [`report`]: the tables;
+//! * [`annotate`]: source and assembly with counts beside them;
+//! * [`gmon`]: the file that gprof reads.
 
+pub mod annotate;
 pub mod classes;
 pub mod cpu_types;
 pub mod demangle;
 pub mod error;
 pub mod event_files;
 pub mod glob;
+pub mod gmon;
 pub mod image;
 pub mod lines;
 pub mod names;

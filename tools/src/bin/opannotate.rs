@@ -1,0 +1,382 @@
+//! `opannotate`: source or assembly with the samples of each line beside it.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::{self, BufWriter, IsTerminal as _, Write as _};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser};
+use oprofile_tools::annotate::assembly::{self, AssemblyOptions, split_params};
+use oprofile_tools::annotate::collect::{CollectOptions, Collected, collect};
+use oprofile_tools::annotate::paths::SourcePaths;
+use oprofile_tools::annotate::source::{self, SourceOptions};
+use oprofile_tools::annotate::{AnnotateError, Sink};
+use oprofile_tools::classes::Merge;
+use oprofile_tools::demangle::Demangle;
+use oprofile_tools::error::ToolError;
+use oprofile_tools::names::printable;
+use oprofile_tools::options::SymbolFilter;
+use oprofile_tools::profile::Selection;
+use oprofile_tools::report::Banner;
+use oprofile_tools::session::Places;
+use oprofile_tools::spec::Profiles;
+
+/// Words of `--verbose`. They are accepted for the sake of scripts; there is nothing more to be told.
+const VERBOSE: [&str; 7] = ["all", "debug", "bfd", "level1", "sfile", "stats", "xml"];
+
+/// Show source or assembly with the samples of each line beside it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "opannotate",
+    version,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    args_override_self = true
+)]
+#[command(after_help = "\
+A profile specification is a list of tag:value[,value...] and paths of programs or libraries, as for opreport.
+
+Examples:
+  opannotate --session-dir=vm1 -s -d ~/src image:*postgres    source, looked for below ~/src
+  opannotate --session-dir=vm1 -s -t 5                        only files with at least 5 % of the samples
+  opannotate --session-dir=vm1 -s -o annotated                one file for each source file
+  opannotate --session-dir=vm1 -a -i hot image:*work          disassembly of one function
+  opannotate --session-dir=vm1 -a --objdump-params=-Mintel image:*work")]
+struct Arguments {
+    /// Annotate source files
+    #[arg(short, long)]
+    source: bool,
+    /// Annotate the disassembly, which objdump makes; with --source both are mixed
+    #[arg(short, long)]
+    assembly: bool,
+    /// Write a file for each source file below this directory, instead of all to standard output
+    #[arg(short, long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+    /// Prefixes to take away from the names of source files before they are looked for
+    #[arg(short, long, value_name = "DIR,...", value_delimiter = ',')]
+    base_dirs: Vec<PathBuf>,
+    /// Directories below which source files are looked for
+    #[arg(short = 'd', long, value_name = "DIR,...", value_delimiter = ',')]
+    search_dirs: Vec<PathBuf>,
+    /// Only source files that match (with --source)
+    #[arg(long, value_name = "GLOB,...", value_delimiter = ',')]
+    include_file: Vec<OsString>,
+    /// Not source files that match (with --source)
+    #[arg(long, value_name = "GLOB,...", value_delimiter = ',')]
+    exclude_file: Vec<OsString>,
+    /// Count only these symbols (names as in the symbol table)
+    #[arg(short, long, value_name = "SYMBOLS")]
+    include_symbols: Vec<String>,
+    /// Leave these symbols out (names as in the symbol table)
+    #[arg(short, long, value_name = "SYMBOLS")]
+    exclude_symbols: Vec<String>,
+    /// More arguments for objdump (with --assembly)
+    #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true)]
+    objdump_params: Vec<String>,
+    /// Leave out source files or, with --assembly, symbols below this percentage
+    #[arg(short, long, value_name = "PERCENT", allow_hyphen_values = true)]
+    threshold: Option<String>,
+    /// How to show C++ and Rust names
+    #[arg(short = 'D', long, value_name = "none|normal|smart")]
+    demangle: Option<String>,
+    /// Sum over these: cpu, lib, tid, tgid, unitmask, all
+    #[arg(
+        short,
+        long,
+        value_name = "cpu,lib,tid,tgid,unitmask,all",
+        value_delimiter = ','
+    )]
+    merge: Vec<String>,
+    /// Leave out libraries, kernel and modules
+    #[arg(short = 'x', long)]
+    exclude_dependent: bool,
+    /// Accepted for the sake of scripts
+    #[arg(
+        short = 'V',
+        long,
+        value_name = "all,debug,bfd,level1,sfile,stats,xml",
+        value_delimiter = ','
+    )]
+    verbose: Vec<String>,
+    /// Directory that holds 'samples'; default is ./oprofile_data, else /var/lib/oprofile
+    #[arg(long, value_name = "DIR")]
+    session_dir: Option<PathBuf>,
+    /// Trees in which binaries are looked for that are not at their place
+    #[arg(short = 'p', long, value_name = "DIR,...", value_delimiter = ',')]
+    image_path: Vec<PathBuf>,
+    /// Directory that stands for the root of the profiled machine
+    #[arg(short = 'R', long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Show this help
+    #[arg(short = '?', short_alias = 'h', long, visible_alias = "usage", action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Show the version
+    #[arg(short = 'v', long, action = ArgAction::Version)]
+    version: Option<bool>,
+    /// Profile specification, see below
+    #[arg(value_name = "SPECIFICATION")]
+    specification: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    #[error("opannotate error: {}", .0.chain())]
+    Annotate(#[from] AnnotateError),
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let status = if error.use_stderr() {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::SUCCESS
+            };
+            // Nothing is left to be told to a closed terminal.
+            let _ = error.print();
+            return status;
+        }
+    };
+    let message = match run(&arguments) {
+        Ok(()) => return ExitCode::SUCCESS,
+        // A reader that has seen enough closes the pipe; that is no error.
+        Err(Failure::Annotate(AnnotateError::Output(error)))
+            if error.kind() == io::ErrorKind::BrokenPipe =>
+        {
+            return ExitCode::SUCCESS;
+        }
+        Err(Failure::Tool(error)) => {
+            error
+                .chain()
+                .replacen("opreport error:", "opannotate error:", 1)
+        }
+        Err(error) => error.to_string(),
+    };
+    for line in message.lines() {
+        tell(&printable(line.as_bytes()));
+    }
+    ExitCode::FAILURE
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    check(arguments)?;
+    let threshold = arguments.threshold.as_deref().map_or(Ok(0.0), threshold)?;
+    let demangle = arguments
+        .demangle
+        .as_deref()
+        .map_or(Ok(Demangle::Normal), demangle)?;
+    let merge = Merge::parse(&arguments.merge)?;
+    let Profiles::One(spec) = Profiles::parse(&arguments.specification)? else {
+        return Err(
+            ToolError::Specification("opannotate cannot compare two profiles".to_owned()).into(),
+        );
+    };
+    let places = Places::find(
+        arguments.session_dir.as_deref(),
+        arguments.root.as_deref(),
+        &spec,
+    )
+    .with_image_paths(&arguments.image_path)?;
+    if places.announce {
+        tell(&format!(
+            "Using {}/samples/ for samples directory.",
+            printable(places.session_dir.as_os_str().as_encoded_bytes())
+        ));
+    }
+    let selection = Selection::new(&places, &spec, merge, arguments.exclude_dependent)?;
+    for warning in places.warnings() {
+        tell(&warning);
+    }
+    let banner = Banner::read(&selection)?;
+    for warning in &banner.warnings {
+        tell(warning);
+    }
+    let options = CollectOptions {
+        filter: SymbolFilter {
+            include: list(&arguments.include_symbols),
+            exclude: list(&arguments.exclude_symbols),
+        },
+        demangle,
+        lines: arguments.source && !arguments.assembly,
+    };
+    let collected = collect(&selection, &options)?;
+    for warning in &collected.warnings {
+        tell(warning);
+    }
+    let heading = heading(arguments, threshold, &banner.text(&selection));
+    annotate(arguments, threshold, demangle, &collected, &heading)?;
+    Ok(())
+}
+
+/// Refuses options that do not go together.
+fn check(arguments: &Arguments) -> Result<(), ToolError> {
+    let refuse = |message: &str| Err(ToolError::Usage(message.to_owned()));
+    if !arguments.source && !arguments.assembly {
+        return refuse("you must specify at least --source or --assembly");
+    }
+    if arguments.assembly && arguments.output_dir.is_some() {
+        return refuse("--output-dir is meaningless with --assembly");
+    }
+    if arguments.exclude_dependent && arguments.merge.iter().any(|word| word == "lib") {
+        return refuse("--merge=lib is meaningless with --exclude-dependent");
+    }
+    if arguments
+        .verbose
+        .iter()
+        .any(|word| !VERBOSE.contains(&word.as_str()))
+    {
+        return refuse("unknown --verbose= options");
+    }
+    Ok(())
+}
+
+fn annotate(
+    arguments: &Arguments,
+    threshold: f64,
+    demangle: Demangle,
+    collected: &Collected,
+    heading: &str,
+) -> Result<(), AnnotateError> {
+    let patterns = |words: &[OsString]| {
+        words
+            .iter()
+            .map(|word| word.clone().into_vec())
+            .collect::<Vec<_>>()
+    };
+    let model = &collected.model;
+    let stdout = io::stdout().lock();
+    let terminal = stdout.is_terminal();
+    let output = BufWriter::new(stdout);
+    let mut sink = if terminal {
+        Sink::terminal(output)
+    } else {
+        Sink::file(output)
+    };
+    let mut warn = |line: &str| tell(line);
+    if arguments.assembly {
+        let options = AssemblyOptions {
+            source: arguments.source,
+            demangle: demangle != Demangle::None,
+            objdump_params: params(arguments),
+            threshold,
+        };
+        assembly::to_sink(model, &options, heading, &mut sink, &mut warn)?;
+    } else {
+        if !collected.debug_info {
+            tell(
+                "opannotate (warning): no debug information available for the selected binaries, and --assembly not requested",
+            );
+        }
+        let options = SourceOptions {
+            paths: SourcePaths {
+                base_dirs: arguments.base_dirs.clone(),
+                search_dirs: arguments.search_dirs.clone(),
+            },
+            include_files: patterns(&arguments.include_file),
+            exclude_files: patterns(&arguments.exclude_file),
+            threshold,
+        };
+        match &arguments.output_dir {
+            Some(directory) => {
+                source::to_directory(model, &options, directory, heading, &mut warn)?;
+            }
+            None => {
+                sink.write(heading.as_bytes())?;
+                source::to_sink(model, &options, &mut sink, &mut warn)?;
+            }
+        }
+    }
+    sink.finish()?;
+    Ok(())
+}
+
+fn params(arguments: &Arguments) -> Vec<OsString> {
+    arguments
+        .objdump_params
+        .iter()
+        .flat_map(|text| split_params(text))
+        .collect()
+}
+
+/// The comment that says what this is.
+fn heading(arguments: &Arguments, threshold: f64, banner: &str) -> String {
+    let mut text = String::from("/* \n * Command line: opannotate ");
+    for word in std::env::args_os().skip(1) {
+        text.push_str(&printable(word.as_encoded_bytes()));
+        text.push(' ');
+    }
+    text.push_str("\n * \n * Interpretation of command line:\n");
+    if arguments.assembly {
+        text.push_str(" * Output annotated assembly listing with samples\n");
+        let params = params(arguments);
+        if !params.is_empty() {
+            text.push_str(" * Passing the following additional arguments to objdump ; \"");
+            for word in params {
+                text.push_str(&printable(word.as_encoded_bytes()));
+                text.push(' ');
+            }
+            text.push_str("\"\n");
+        }
+    } else {
+        text.push_str(" * Output annotated source file with samples\n");
+        // Infallible for a String.
+        let _ = if threshold > 0.0 {
+            writeln!(
+                text,
+                " * Output files where samples count reach {threshold}% of the samples"
+            )
+        } else {
+            writeln!(text, " * Output all files")
+        };
+    }
+    text.push_str(" * \n");
+    for line in banner.lines() {
+        let _ = writeln!(text, " * {line}");
+    }
+    text.push_str(" */\n");
+    text
+}
+
+/// Writes a line to standard error. There is nobody to tell when that fails.
+fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// The names in comma-separated lists.
+fn list(words: &[String]) -> Vec<Vec<u8>> {
+    words
+        .iter()
+        .flat_map(|word| word.split(','))
+        .filter(|word| !word.is_empty())
+        .map(|word| word.as_bytes().to_vec())
+        .collect()
+}
+
+fn threshold(text: &str) -> Result<f64, ToolError> {
+    text.parse()
+        .ok()
+        .filter(|value| (0.0..=100.0).contains(value))
+        .ok_or_else(|| {
+            ToolError::Usage(format!(
+                "illegal threshold value: {} allowed range: [0-100]",
+                printable(text.as_bytes())
+            ))
+        })
+}
+
+fn demangle(text: &str) -> Result<Demangle, ToolError> {
+    match text {
+        "none" => Ok(Demangle::None),
+        "normal" => Ok(Demangle::Normal),
+        "smart" => Ok(Demangle::Smart),
+        _ => Err(ToolError::Usage(format!(
+            "opannotate error: invalid option --demangle={}",
+            printable(text.as_bytes())
+        ))),
+    }
+}

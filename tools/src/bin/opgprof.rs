@@ -1,0 +1,211 @@
+//! `opgprof`: the samples of one binary as a file for gprof.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser};
+use oprofile_tools::classes::Merge;
+use oprofile_tools::error::ToolError;
+use oprofile_tools::gmon::{Capped, GmonError, collect};
+use oprofile_tools::names::printable;
+use oprofile_tools::profile::Selection;
+use oprofile_tools::session::Places;
+use oprofile_tools::spec::Profiles;
+
+/// Words of `--verbose`. They are accepted for the sake of scripts; there is nothing more to be told.
+const VERBOSE: [&str; 7] = ["all", "debug", "bfd", "level1", "sfile", "stats", "xml"];
+
+/// Full bins that have a warning of their own.
+const MAX_WARNINGS: usize = 20;
+
+/// Write the samples of one binary as a file for gprof.
+#[derive(Debug, Parser)]
+#[command(
+    name = "opgprof",
+    version,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    args_override_self = true
+)]
+#[command(after_help = "\
+The profile specification must leave one binary and one event; it is a list of tag:value[,value...] and paths of
+programs or libraries, as for opreport.
+
+Example:
+  opgprof --session-dir=vm1 -o work.gmon image:*work && gprof -p work work.gmon")]
+struct Arguments {
+    /// The file to write
+    #[arg(
+        short = 'o',
+        long,
+        visible_alias = "output-file",
+        value_name = "FILE",
+        default_value = "gmon.out"
+    )]
+    output_filename: PathBuf,
+    /// Leave out symbols below this percentage
+    #[arg(short, long, value_name = "PERCENT", allow_hyphen_values = true)]
+    threshold: Option<String>,
+    /// Accepted for the sake of scripts
+    #[arg(
+        short = 'V',
+        long,
+        value_name = "all,debug,bfd,level1,sfile,stats,xml",
+        value_delimiter = ','
+    )]
+    verbose: Vec<String>,
+    /// Directory that holds 'samples'; default is ./oprofile_data, else /var/lib/oprofile
+    #[arg(long, value_name = "DIR")]
+    session_dir: Option<PathBuf>,
+    /// Trees in which binaries are looked for that are not at their place
+    #[arg(short = 'p', long, value_name = "DIR,...", value_delimiter = ',')]
+    image_path: Vec<PathBuf>,
+    /// Directory that stands for the root of the profiled machine
+    #[arg(short = 'R', long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Show this help
+    #[arg(short = '?', short_alias = 'h', long, visible_alias = "usage", action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Show the version
+    #[arg(short = 'v', long, action = ArgAction::Version)]
+    version: Option<bool>,
+    /// Profile specification, see below
+    #[arg(value_name = "SPECIFICATION")]
+    specification: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let status = if error.use_stderr() {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::SUCCESS
+            };
+            // Nothing is left to be told to a closed terminal.
+            let _ = error.print();
+            return status;
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let message = error
+                .chain()
+                .replacen("opreport error:", "opgprof error:", 1);
+            for line in message.lines() {
+                tell(&printable(line.as_bytes()));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), ToolError> {
+    if arguments
+        .verbose
+        .iter()
+        .any(|word| !VERBOSE.contains(&word.as_str()))
+    {
+        return Err(ToolError::Usage("unknown --verbose= options".to_owned()));
+    }
+    let threshold = arguments.threshold.as_deref().map_or(Ok(0.0), threshold)?;
+    let Profiles::One(spec) = Profiles::parse(&arguments.specification)? else {
+        return Err(ToolError::Specification(
+            "opgprof cannot compare two profiles".to_owned(),
+        ));
+    };
+    let places = Places::find(
+        arguments.session_dir.as_deref(),
+        arguments.root.as_deref(),
+        &spec,
+    )
+    .with_image_paths(&arguments.image_path)?;
+    if places.announce {
+        tell(&format!(
+            "Using {}/samples/ for samples directory.",
+            printable(places.session_dir.as_os_str().as_encoded_bytes())
+        ));
+    }
+    // gprof knows one column; who and where is summed over, what is not.
+    let merge = Merge {
+        cpu: true,
+        lib: false,
+        tid: true,
+        unit_mask: true,
+        tgid: true,
+    };
+    let selection = Selection::new(&places, &spec, merge, true)?;
+    for warning in places.warnings() {
+        tell(&warning);
+    }
+    let Some(collected) = collect::collect(&selection, threshold)? else {
+        return Err(ToolError::Specification(
+            "error: specify exactly one binary to process and give an event: or count: specification if necessary"
+                .to_owned(),
+        ));
+    };
+    if let Some(warning) = &collected.warning {
+        tell(warning);
+    }
+    let path = &arguments.output_filename;
+    let failed = |error: GmonError| match error {
+        GmonError::Output(source) => ToolError::Output(source),
+        error => ToolError::Usage(format!(
+            "opgprof error: {}: {error}",
+            collected.path.display()
+        )),
+    };
+    // Before an older file is emptied.
+    collected.profile.check(collected.layout).map_err(failed)?;
+    let file = File::create(path).map_err(|source| ToolError::CannotCreate {
+        path: path.clone(),
+        source,
+    })?;
+    let mut output = BufWriter::new(file);
+    let capped = collected
+        .profile
+        .write(&mut output, collected.layout)
+        .map_err(failed)?;
+    output.flush().map_err(ToolError::Output)?;
+    warn_capped(&capped);
+    Ok(())
+}
+
+fn warn_capped(capped: &Capped) {
+    let (told, rest) = capped
+        .excess
+        .split_at(capped.excess.len().min(MAX_WARNINGS));
+    for count in told {
+        tell(&format!("Warning: capping sample count by {count}"));
+    }
+    if !rest.is_empty() {
+        let sum = rest
+            .iter()
+            .fold(0u64, |sum, count| sum.saturating_add(*count));
+        tell(&format!(
+            "Warning: capping {} more sample counts by {sum}",
+            rest.len()
+        ));
+    }
+}
+
+/// Writes a line to standard error. There is nobody to tell when that fails.
+fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn threshold(text: &str) -> Result<f64, ToolError> {
+    text.parse()
+        .ok()
+        .filter(|value| (0.0..=100.0).contains(value))
+        .ok_or_else(|| {
+            ToolError::Usage(format!(
+                "illegal threshold value: {} allowed range: [0-100]",
+                printable(text.as_bytes())
+            ))
+        })
+}
