@@ -10,14 +10,20 @@
 //! * [`rows`]: one row a symbol;
 //! * [`options`]: what a report is to show;
 //! * [`report`]: the tables.
+//!
+//! Sessions move between machines by [`archive`] and [`import`]; [`cli`] holds the command lines.
 
+pub mod archive;
+pub mod atomic_file;
 pub mod classes;
+pub mod cli;
 pub mod cpu_types;
 pub mod demangle;
 pub mod error;
 pub mod event_files;
 pub mod glob;
 pub mod image;
+pub mod import;
 pub mod lines;
 pub mod names;
 pub mod options;
