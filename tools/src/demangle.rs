@@ -24,8 +24,17 @@ pub fn demangle(name: &str, how: Demangle) -> String {
     if how == Demangle::None || name.len() > MAX_MANGLED {
         return name.to_owned();
     }
-    rust(name)
-        .or_else(|| cpp(name))
+    java(name)
+        .or_else(|| rust(name))
+        .or_else(|| {
+            cpp(name).map(|shown| {
+                if how == Demangle::Smart {
+                    smart(shown)
+                } else {
+                    shown
+                }
+            })
+        })
         .filter(|shown| shown.len() <= MAX_DEMANGLED)
         .unwrap_or_else(|| name.to_owned())
 }
@@ -36,6 +45,120 @@ fn rust(name: &str) -> Option<String> {
     let mut shown = Limited(String::new());
     std::fmt::write(&mut shown, format_args!("{symbol:#}")).ok()?;
     Some(shown.0)
+}
+
+/// A method as Java's just-in-time compiler names it: `Lcom/demo/Main;hot(I)V`.
+fn java(name: &str) -> Option<String> {
+    let (class, rest) = name.strip_prefix('L')?.split_once(';')?;
+    let (method, rest) = rest.split_once('(')?;
+    let (arguments, result) = rest.split_once(')')?;
+    let mut shown = Vec::new();
+    let mut left = arguments;
+    while !left.is_empty() {
+        let (argument, rest) = java_type(left)?;
+        shown.push(argument);
+        left = rest;
+    }
+    let (result, "") = java_type(result)? else {
+        return None;
+    };
+    Some(format!(
+        "{result} {}.{method}({})",
+        class.replace('/', "."),
+        shown.join(", ")
+    ))
+}
+
+/// One type of a signature, and what follows it.
+fn java_type(signature: &str) -> Option<(String, &str)> {
+    let element = signature.trim_start_matches('[');
+    let dimensions = signature.len() - element.len();
+    let (name, rest) = match element.strip_prefix('L') {
+        Some(class) => {
+            let (class, rest) = class.split_once(';')?;
+            (class.replace('/', "."), rest)
+        }
+        None => {
+            let name = match element.chars().next()? {
+                'B' => "byte",
+                'C' => "char",
+                'D' => "double",
+                'F' => "float",
+                'I' => "int",
+                'J' => "long",
+                'S' => "short",
+                'V' => "void",
+                'Z' => "boolean",
+                _ => return None,
+            };
+            (name.to_owned(), &element[1..])
+        }
+    };
+    Some((name + &"[]".repeat(dimensions), rest))
+}
+
+/// Leaves out what the names of the standard library say again and again.
+fn smart(shown: String) -> String {
+    let mut shown = shown
+        .replace("(anonymous namespace)::", "")
+        .replace("std::__cxx11::", "")
+        .replace("std::", "");
+    for default in [
+        ", allocator<",
+        ", char_traits<",
+        ", less<",
+        ", equal_to<",
+        ", hash<",
+    ] {
+        let mut from = 0;
+        while let Some(start) = shown[from..].find(default).map(|at| from + at) {
+            match template_end(&shown, start + default.len()) {
+                Some(end) => {
+                    // With the blank between it and the next closing bracket.
+                    let blank = usize::from(shown[end..].starts_with(" >"));
+                    shown.replace_range(start..end + blank, "");
+                    from = start;
+                }
+                None => from = start + default.len(),
+            }
+        }
+    }
+    while shown.contains("> >") {
+        shown = shown.replace("> >", ">>");
+    }
+    for (long, short) in [
+        ("basic_string<char>", "string"),
+        ("basic_string<wchar_t>", "wstring"),
+        ("basic_ostream<char>", "ostream"),
+        ("basic_istream<char>", "istream"),
+        ("basic_iostream<char>", "iostream"),
+        ("basic_ios<char>", "ios"),
+        ("basic_ostringstream<char>", "ostringstream"),
+        ("basic_istringstream<char>", "istringstream"),
+        ("basic_stringstream<char>", "stringstream"),
+        ("basic_ofstream<char>", "ofstream"),
+        ("basic_ifstream<char>", "ifstream"),
+        ("basic_fstream<char>", "fstream"),
+    ] {
+        shown = shown.replace(long, short);
+    }
+    shown
+}
+
+/// The end of the template arguments whose first begins at `start`.
+fn template_end(shown: &str, start: usize) -> Option<usize> {
+    let mut depth = 1u32;
+    for (index, byte) in shown.bytes().enumerate().skip(start) {
+        match byte {
+            b'<' => depth += 1,
+            b'>' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(index + 1);
+        }
+    }
+    None
 }
 
 fn cpp(name: &str) -> Option<String> {
@@ -131,10 +254,49 @@ mod tests {
         }
     }
 
+    #[test]
+    fn methods_of_compiled_java_are_shown_as_in_the_source() {
+        for (mangled, shown) in [
+            ("Lcom/demo/Main;hot(I)V", "void com.demo.Main.hot(int)"),
+            (
+                "LMap;put([JLjava/lang/Object;)[[Z",
+                "boolean[][] Map.put(long[], java.lang.Object)",
+            ),
+            ("L;", "L;"),
+            ("Loop.run", "Loop.run"),
+            ("La;b(Q)V", "La;b(Q)V"),
+            ("La;b(I)Vx", "La;b(I)Vx"),
+        ] {
+            assert_eq!(demangle(mangled, Demangle::Normal), shown);
+        }
+    }
+
+    #[test]
+    fn smart_names_lack_what_is_always_the_same() {
+        for (mangled, shown) in [
+            (
+                "_ZNSt6vectorIiSaIiEE9push_backERKi",
+                "vector<int>::push_back(int const&)",
+            ),
+            (
+                "_ZStlsISt11char_traitsIcEERSt13basic_ostreamIcT_ES5_PKc",
+                "ostream& operator<< <char_traits<char>>(ostream&, char const*)",
+            ),
+            ("_ZN12_GLOBAL__N_15Local3runEi", "Local::run(int)"),
+            (
+                "_ZNSt3mapISsiSt4lessISsESaISt4pairIKSsiEEE6insertERKS4_",
+                "map<string, int>::insert(pair<string const, int> const&)",
+            ),
+        ] {
+            assert_eq!(demangle(mangled, Demangle::Smart), shown);
+        }
+    }
+
     proptest! {
         #[test]
         fn any_name_has_a_bounded_answer(name in "(_Z|_R|_ZN)?[A-Z0-9a-z_.$]{0,80}") {
             prop_assert!(demangle(&name, Demangle::Normal).len() <= MAX_DEMANGLED);
+            prop_assert!(demangle(&name, Demangle::Smart).len() <= MAX_DEMANGLED);
         }
     }
 }

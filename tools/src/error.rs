@@ -98,6 +98,12 @@ pub enum ToolError {
         /// The later file.
         path: PathBuf,
     },
+    /// A tree to look for images in is not there.
+    #[error("{path} isn't a valid directory\nopreport error: invalid --image-path= options")]
+    ImagePath {
+        /// The tree.
+        path: PathBuf,
+    },
     /// The output file cannot be made.
     #[error("opreport error: Couldn't open \"{path}\" for writing")]
     CannotCreate {

@@ -21,6 +21,7 @@ const MAX_DEPTH: usize = 64;
 #[derive(Debug, Default)]
 pub struct ImageSearch {
     prefix: Option<PathBuf>,
+    debug_prefix: Option<PathBuf>,
     trees: Vec<PathBuf>,
     /// Files below the trees by their last component; made when the first image is not at its place.
     index: OnceLock<HashMap<Vec<u8>, BTreeSet<PathBuf>>>,
@@ -50,21 +51,20 @@ impl Found {
 }
 
 impl ImageSearch {
-    /// Images have `prefix` before their path. Those that are not there are looked for in `trees` by their name; a tree
-    /// is taken below the prefix if it is there, else as given.
-    pub fn new(prefix: Option<PathBuf>, trees: &[PathBuf]) -> Self {
-        let trees = trees
-            .iter()
-            .map(|tree| {
-                let below = below(prefix.as_deref(), tree.as_os_str().as_bytes());
-                if below.is_dir() { below } else { tree.clone() }
-            })
-            .collect();
+    /// Images have `prefix` before their path. Those that are not there are looked for in `trees` by their name. Debug files
+    /// are looked for below `debug_prefix`, too.
+    pub fn new(prefix: Option<PathBuf>, debug_prefix: Option<PathBuf>, trees: &[PathBuf]) -> Self {
         Self {
             prefix,
-            trees,
+            debug_prefix,
+            trees: trees.to_vec(),
             index: OnceLock::new(),
         }
+    }
+
+    /// The root of the machine that debug files are from.
+    pub fn debug_prefix(&self) -> Option<&Path> {
+        self.debug_prefix.as_deref()
     }
 
     /// The root of the machine that the images are from.
@@ -222,10 +222,8 @@ mod tests {
     #[test]
     fn image_is_found_at_its_path_then_by_its_name() {
         let guest = tree(&["bin/a", "moved/deep/b", "one/c", "two/c"]);
-        let search = ImageSearch::new(
-            Some(guest.path().to_owned()),
-            &[PathBuf::from("/moved"), "/one".into(), "/two".into()],
-        );
+        let trees = ["moved", "one", "two"].map(|tree| guest.path().join(tree));
+        let search = ImageSearch::new(Some(guest.path().to_owned()), None, &trees);
         let file = |path: &str| Found::File(guest.path().join(path));
         assert_eq!(search.find(&root("/bin/a")), file("bin/a"));
         assert_eq!(search.find(&root("/opt/b")), file("moved/deep/b"));
@@ -240,7 +238,7 @@ mod tests {
     #[test]
     fn module_is_found_whatever_its_file_has_for_an_underscore() {
         let modules = tree(&["net/my-mod,x.ko", "other.ko.xz"]);
-        let search = ImageSearch::new(None, &[modules.path().to_owned()]);
+        let search = ImageSearch::new(None, None, &[modules.path().to_owned()]);
         assert_eq!(
             search.find(&ImageName::Kern(b"my_mod_x".to_vec())),
             Found::File(modules.path().join("net/my-mod,x.ko"))

@@ -76,8 +76,26 @@ impl Lines {
     }
 }
 
-/// Applies the relocations of a module's debug section; its sections all start at 0, so only the addend and the symbol's
-/// value count.
+/// All sections of a module start at 0. Code that is not in `.text` is moved out of the way, so that addresses mean `.text`
+/// only.
+fn code_base<'data>(
+    file: &impl object::Object<'data>,
+    symbol: &impl object::ObjectSymbol<'data>,
+) -> u64 {
+    let section = symbol
+        .section_index()
+        .and_then(|index| Some((index, file.section_by_index(index).ok()?)));
+    match section {
+        Some((index, section))
+            if section.kind() == object::SectionKind::Text && section.name() != Ok(".text") =>
+        {
+            (index.0 as u64) << 40
+        }
+        _ => 0,
+    }
+}
+
+/// Applies the relocations of a module's debug section.
 fn relocated<'data, S: object::ObjectSection<'data>>(
     file: &impl object::Object<'data>,
     section: &S,
@@ -94,6 +112,7 @@ fn relocated<'data, S: object::ObjectSection<'data>>(
         let value = symbol
             .address()
             .wrapping_add_signed(relocation.addend())
+            .wrapping_add(code_base(file, &symbol))
             .to_le_bytes();
         let size = usize::from(relocation.size() / 8).min(8);
         let Ok(offset) = usize::try_from(offset) else {

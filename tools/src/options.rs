@@ -154,22 +154,6 @@ pub struct SymbolFilter {
 }
 
 impl SymbolFilter {
-    /// Reads the comma-separated arguments of `--include-symbols` and `--exclude-symbols`.
-    pub fn parse(include: &[String], exclude: &[String]) -> Self {
-        let list = |words: &[String]| {
-            words
-                .iter()
-                .flat_map(|word| word.split(','))
-                .filter(|word| !word.is_empty())
-                .map(|word| word.as_bytes().to_vec())
-                .collect()
-        };
-        Self {
-            include: list(include),
-            exclude: list(exclude),
-        }
-    }
-
     /// Whether all symbols are counted.
     pub fn is_empty(&self) -> bool {
         self.include.is_empty() && self.exclude.is_empty()
@@ -222,7 +206,10 @@ mod tests {
 
     #[test]
     fn filter_takes_whole_names() {
-        let filter = SymbolFilter::parse(&["main,f".to_owned()], &["f".to_owned()]);
+        let filter = SymbolFilter {
+            include: vec![b"main".to_vec(), b"f".to_vec()],
+            exclude: vec![b"f".to_vec()],
+        };
         assert!(filter.selects(b"main") && !filter.selects(b"f") && !filter.selects(b"main2"));
     }
 }

@@ -87,7 +87,11 @@ impl Selection {
         merge: Merge,
         exclude_dependent: bool,
     ) -> Result<Self, ToolError> {
-        let search = ImageSearch::new(places.image_prefix.clone(), &places.image_paths);
+        let search = ImageSearch::new(
+            places.image_prefix.clone(),
+            places.debug_prefix.clone(),
+            &places.image_paths,
+        );
         let mut session = places.session_files()?;
         let mut known: HashMap<ImageName, ImagePaths> = HashMap::new();
         let mut selected = |file: &SampleFileName| {
@@ -215,7 +219,7 @@ impl Selection {
         load_symbols(
             &self.images[image].name,
             self.found(image),
-            self.search.prefix(),
+            self.search.debug_prefix(),
             jit,
         )
     }

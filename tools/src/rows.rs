@@ -219,7 +219,8 @@ fn image_rows(
         warning: profile.symbols.warning.clone(),
         ..ImageRows::default()
     };
-    let want_lines = options.debug_info || options.sort.contains(&SortKey::Debug);
+    // Only --debug-info has lines read: without it --sort=debug finds none, as in OProfile.
+    let want_lines = options.debug_info;
     let lines = want_lines.then(|| profile.symbols.load_lines()).flatten();
     let line_of = |symbol: Option<&CodeSymbol>, address: u64| {
         profile.symbols.line(lines.as_ref()?, symbol?, address)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use oprofile_session::sample_path::{ImageName, SamplePath};
 
 use crate::error::ToolError;
+use crate::image::below;
 use crate::spec::Specification;
 
 /// Most directory entries looked at in one session; the collector makes far fewer. Links may make a small tree endless.
@@ -61,6 +62,9 @@ pub struct Places {
     pub sessions: Vec<PathBuf>,
     /// Put before the path of each image.
     pub image_prefix: Option<PathBuf>,
+    /// Where debug files are looked for beside this machine's own: the guest's root. OProfile's archives are taken without,
+    /// so that a report on one is the same everywhere.
+    pub debug_prefix: Option<PathBuf>,
     /// Trees in which images are looked for that are not at their place.
     pub image_paths: Vec<PathBuf>,
     /// Whether the user ought to be told which session directory was chosen.
@@ -103,22 +107,28 @@ impl Places {
                 }
             })
             .collect();
+        let debug_prefix = image_prefix.clone().filter(|_| spec.archive.is_none());
         Self {
             session_dir,
             sessions,
+            debug_prefix,
             image_prefix,
             image_paths: Vec::new(),
             announce,
         }
     }
 
-    /// Looks for missing images below `paths`, too.
-    #[must_use]
-    pub fn with_image_paths(self, paths: &[PathBuf]) -> Self {
-        Self {
-            image_paths: paths.to_vec(),
-            ..self
+    /// Looks for missing images below `paths`, too. Each is taken below the image prefix if it is there, else as given.
+    pub fn with_image_paths(mut self, paths: &[PathBuf]) -> Result<Self, ToolError> {
+        for path in paths {
+            let below = below(self.image_prefix.as_deref(), path.as_os_str().as_bytes());
+            let tree = [&below, path]
+                .into_iter()
+                .find(|tree| tree.is_dir())
+                .ok_or_else(|| ToolError::ImagePath { path: path.clone() })?;
+            self.image_paths.push(tree.clone());
         }
+        Ok(self)
     }
 
     /// All sample files of the sessions, call-graph files left out.

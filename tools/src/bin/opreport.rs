@@ -62,9 +62,9 @@ struct Arguments {
         short,
         long,
         value_name = "vma,sample,image,app-name,symbol,debug",
-        value_delimiter = ','
+        overrides_with = "sort"
     )]
-    sort: Vec<String>,
+    sort: Option<String>,
     /// Last row first
     #[arg(short, long)]
     reverse_sort: bool,
@@ -73,18 +73,28 @@ struct Arguments {
         short,
         long,
         value_name = "cpu,lib,tid,tgid,unitmask,all",
-        value_delimiter = ','
+        overrides_with = "merge"
     )]
-    merge: Vec<String>,
+    merge: Option<String>,
     /// Leave out libraries, kernel and modules
     #[arg(short = 'x', long)]
     exclude_dependent: bool,
     /// Leave these symbols out (names as in the symbol table)
-    #[arg(short, long, value_name = "SYMBOLS")]
-    exclude_symbols: Vec<String>,
+    #[arg(
+        short,
+        long,
+        value_name = "SYMBOLS",
+        overrides_with = "exclude_symbols"
+    )]
+    exclude_symbols: Option<String>,
     /// Count only these symbols (names as in the symbol table)
-    #[arg(short, long, value_name = "SYMBOLS")]
-    include_symbols: Vec<String>,
+    #[arg(
+        short,
+        long,
+        value_name = "SYMBOLS",
+        overrides_with = "include_symbols"
+    )]
+    include_symbols: Option<String>,
     /// Leave out rows below this percentage
     #[arg(short, long, value_name = "PERCENT", allow_hyphen_values = true)]
     threshold: Option<String>,
@@ -117,15 +127,20 @@ struct Arguments {
         short = 'V',
         long,
         value_name = "all,debug,bfd,level1,sfile,stats,xml",
-        value_delimiter = ','
+        overrides_with = "verbose"
     )]
-    verbose: Vec<String>,
+    verbose: Option<String>,
     /// Directory that holds 'samples'; default is ./oprofile_data, else /var/lib/oprofile
     #[arg(long, value_name = "DIR")]
     session_dir: Option<PathBuf>,
     /// Trees in which binaries are looked for that are not at their place
-    #[arg(short = 'p', long, value_name = "DIR,...", value_delimiter = ',')]
-    image_path: Vec<PathBuf>,
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "DIR,...",
+        overrides_with = "image_path"
+    )]
+    image_path: Option<String>,
     /// Directory that stands for the root of the profiled machine
     #[arg(short = 'R', long, value_name = "DIR")]
     root: Option<PathBuf>,
@@ -181,13 +196,14 @@ fn run(arguments: &Arguments) -> Result<(), ToolError> {
         })?)),
         None => Box::new(BufWriter::new(io::stdout().lock())),
     };
+    let image_paths: Vec<PathBuf> = words(&arguments.image_path).map(PathBuf::from).collect();
     let places = |spec: &Specification| {
         Places::find(
             arguments.session_dir.as_deref(),
             arguments.root.as_deref(),
             spec,
         )
-        .with_image_paths(&arguments.image_path)
+        .with_image_paths(&image_paths)
     };
     let announce = |places: &Places| {
         if places.announce {
@@ -203,12 +219,12 @@ fn run(arguments: &Arguments) -> Result<(), ToolError> {
     };
     let result = match &profiles {
         Profiles::One(spec) => {
-            let places = places(spec);
+            let places = places(spec)?;
             announce(&places);
             report::report(&places, spec, &options, &mut sink)
         }
         Profiles::Two(before, after) => {
-            let both = (places(before), places(after));
+            let both = (places(before)?, places(after)?);
             announce(&both.0);
             report::compare((&both.0, before), (&both.1, after), &options, &mut sink)
         }
@@ -223,11 +239,7 @@ fn options(arguments: &Arguments) -> Result<Options, ToolError> {
             "--callgraph is incompatible with --details".to_owned(),
         ));
     }
-    if arguments
-        .verbose
-        .iter()
-        .any(|word| !VERBOSE.contains(&word.as_str()))
-    {
+    if words(&arguments.verbose).any(|word| !VERBOSE.contains(&word)) {
         return Err(ToolError::Usage("unknown --verbose= options".to_owned()));
     }
     let kind = if arguments.callgraph {
@@ -247,7 +259,11 @@ fn options(arguments: &Arguments) -> Result<Options, ToolError> {
         kind,
         xml: arguments.xml,
         command_line: format!("opreport {command_line}"),
-        merge: Merge::parse(&arguments.merge)?,
+        merge: Merge::parse(
+            &words(&arguments.merge)
+                .map(str::to_owned)
+                .collect::<Vec<_>>(),
+        )?,
         exclude_dependent: arguments.exclude_dependent,
         threshold: arguments.threshold.as_deref().map_or(Ok(0.0), threshold)?,
         no_header: arguments.no_header,
@@ -256,18 +272,30 @@ fn options(arguments: &Arguments) -> Result<Options, ToolError> {
         debug_info: arguments.debug_info,
         accumulated: arguments.accumulated,
         global_percent: arguments.global_percent && kind != Kind::Summary,
-        sort: arguments
-            .sort
-            .iter()
-            .map(|word| SortKey::parse(word))
+        sort: words(&arguments.sort)
+            .map(SortKey::parse)
             .collect::<Result<_, _>>()?,
         reverse: arguments.reverse_sort,
         demangle: arguments
             .demangle
             .as_deref()
             .map_or(Ok(Demangle::Normal), demangle)?,
-        filter: SymbolFilter::parse(&arguments.include_symbols, &arguments.exclude_symbols),
+        filter: SymbolFilter {
+            include: words(&arguments.include_symbols)
+                .map(|word| word.as_bytes().to_vec())
+                .collect(),
+            exclude: words(&arguments.exclude_symbols)
+                .map(|word| word.as_bytes().to_vec())
+                .collect(),
+        },
     })
+}
+
+/// The words of a list. Of several options of one name the last counts, as in OProfile.
+fn words(list: &Option<String>) -> impl Iterator<Item = &str> {
+    list.iter()
+        .flat_map(|list| list.split(','))
+        .filter(|word| !word.is_empty())
 }
 
 /// Writes a line to standard error. There is nobody to tell when that fails.

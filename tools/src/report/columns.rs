@@ -66,7 +66,7 @@ impl Columns {
     pub(super) fn headings(&self) -> String {
         let mut line = String::new();
         if self.address {
-            cell(&mut line, "vma", NUMBER.max(self.digits));
+            cell(&mut line, "vma", NUMBER);
         }
         for _ in 0..self.classes {
             cell(&mut line, "samples", NUMBER);

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use super::columns::Columns;
-use super::numbers::{format_percent, percent, reaches};
+use super::numbers::{format_percent, percent};
 use super::{Sink, tell_images};
 use crate::error::ToolError;
 use crate::options::{Options, SortKey};
@@ -52,7 +52,18 @@ pub(super) fn write(
         let was = known
             .remove(&key)
             .map(|(image, row)| before.images[image].counts(row, classes));
-        if reaches(counts, &after.total, options.threshold) {
+        let changes = counts.iter().enumerate().any(|(class, count)| {
+            let was = was.map(|was| {
+                percent(
+                    was.get(class).copied().unwrap_or(0),
+                    before.total.get(class).copied().unwrap_or(0),
+                )
+            });
+            let now = percent(*count, after.total.get(class).copied().unwrap_or(0));
+            // The threshold is one of the change; what is new has no other measure than being there.
+            relative(was, now).is_none_or(|change| change.abs() >= options.threshold)
+        });
+        if changes {
             rows.push(Row {
                 counts,
                 before: was,
@@ -68,18 +79,16 @@ pub(super) fn write(
     for (image, row) in known.into_values() {
         let image = &before.images[image];
         let counts = image.counts(row, classes);
-        if reaches(counts, &before.total, options.threshold) {
-            rows.push(Row {
-                counts,
-                before: None,
-                vanished: true,
-                app: image.rows[row].app as usize,
-                image: image.image,
-                address: image.rows[row].address,
-                name: image.name(&image.rows[row]),
-                line: image.line(row),
-            });
-        }
+        rows.push(Row {
+            counts,
+            before: None,
+            vanished: true,
+            app: image.rows[row].app as usize,
+            image: image.image,
+            address: image.rows[row].address,
+            name: image.name(&image.rows[row]),
+            line: image.line(row),
+        });
     }
     let name_of = |row: &Row<'_>, image: ImageId| {
         let selection = if row.vanished {
@@ -150,18 +159,17 @@ pub(super) fn write(
     sink.write(&text)
 }
 
-/// The change from one percentage to another, in percent of the first.
+/// The change from one percentage to another, in percent of the first. `None` when there was nothing.
+fn relative(was: Option<f64>, now: f64) -> Option<f64> {
+    was.filter(|was| *was > 0.0)
+        .map(|was| (now - was) / was * 100.0)
+}
+
 fn change(was: Option<f64>, now: f64) -> String {
-    match was {
-        Some(was) if was > 0.0 => {
-            let change = (now - was) / was * 100.0;
-            if change == 0.0 {
-                "0".to_owned()
-            } else {
-                format!("{change:+.4}")
-            }
-        }
-        _ => "+++".to_owned(),
+    match relative(was, now) {
+        Some(0.0) => "0".to_owned(),
+        Some(change) => format!("{change:+.4}"),
+        None => "+++".to_owned(),
     }
 }
 

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::numbers::{format_percent, percent, reaches, sum};
 use super::{Options, by_name};
 use crate::error::ToolError;
-use crate::names::{printable, shown_name};
+use crate::names::printable;
 use crate::profile::{Counts, ImageId, Selection};
 
 /// Characters of a column's heading, without the bar behind it.
@@ -24,11 +24,12 @@ pub(super) fn write(
     let mut apps: Vec<AppCounts> = by_image(selection)?;
     let names: Vec<String> = (0..selection.images.len())
         .map(|image| {
-            if options.long_filenames {
-                printable(&selection.images[image].long_name())
+            let image = &selection.images[image];
+            printable(&if options.long_filenames {
+                image.long_name()
             } else {
-                shown_name(selection, image, false)
-            }
+                image.short_name()
+            })
         })
         .collect();
     let order = |image: ImageId, counts: &Counts| {
