@@ -242,7 +242,7 @@ fn directory_that_cannot_be_read_is_told() {
     let session = Damaged::with_program(&good_program());
     let closed = session.path().join("samples/current/{root}/bin");
     fs::set_permissions(session.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     let is_root = fs::read_dir(&closed).is_ok();
     for (tool, arguments) in READERS {
         // Where everybody may go and run it: the build directory may be closed, too.
@@ -286,6 +286,88 @@ fn broken_binaries_cost_their_symbols_and_no_sample() {
             .lines()
             .any(|line| line.split_whitespace().next() == Some("1"));
         assert!(counted, "{summary}");
+    }
+}
+
+/// An ELF file of x86-64 with code, perhaps a name for it, and these sections behind it.
+fn program_with(symbol: Option<&[u8]>, sections: &[(&[u8], &[u8])]) -> Vec<u8> {
+    use object::write::{Object, StandardSection, Symbol, SymbolSection};
+    use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind};
+    let mut file = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
+    let text = file.section_id(StandardSection::Text);
+    let value = file.append_section_data(text, &[0x90; 0x400], 16);
+    if let Some(name) = symbol {
+        file.add_symbol(Symbol {
+            name: name.to_vec(),
+            value,
+            size: 0x400,
+            kind: SymbolKind::Text,
+            scope: object::SymbolScope::Dynamic,
+            weak: false,
+            section: SymbolSection::Section(text),
+            flags: SymbolFlags::None,
+        });
+    }
+    for (name, bytes) in sections {
+        let section = file.add_section(Vec::new(), name.to_vec(), SectionKind::Debug);
+        file.append_section_data(section, bytes, 1);
+    }
+    file.write().unwrap()
+}
+
+/// A sample at the start of the code of [`program_with`].
+fn first_sample(binary: &[u8]) -> Vec<u8> {
+    use object::{Object as _, ObjectSection as _};
+    let file = object::File::parse(binary).unwrap();
+    let (offset, _) = file.section_by_name(".text").unwrap().file_range().unwrap();
+    sample_file::encode(&Header::timer(0, 0, MTIME), [(offset, 1)].into_iter())
+}
+
+#[test]
+fn broken_debug_information_costs_lines_and_no_sample() {
+    // A line table and a unit, both of version 5, that claim to be endless, to be long, to be cut, and to be nothing.
+    let claims: [&[u8]; 5] = [
+        &[0xff; 64],
+        &[0xff, 0xff, 0xff, 0x7f, 5, 0, 8, 0, 1, 2, 3],
+        &[0x20, 0, 0, 0, 5, 0, 1, 8, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1],
+        &[5, 0, 0, 0, 5, 0],
+        b"",
+    ];
+    let session = Damaged::new();
+    for info in claims {
+        for line in claims {
+            let sections: [(&[u8], &[u8]); 4] = [
+                (b".debug_info", info),
+                (b".debug_line", line),
+                (b".debug_abbrev", &[1, 0x11, 1, 0x10, 0x17, 0, 0, 0]),
+                (b".debug_aranges", info),
+            ];
+            let binary = program_with(Some(b"first"), &sections);
+            session.add_image(b"bin/work", &binary, MTIME);
+            session.add_samples(b"bin/work", &first_sample(&binary));
+            let lines = (READERS[0].0, &["-l", "-g"][..]);
+            let (stdout, _) = session.expect_success(&[lines]).remove(0);
+            assert!(stdout.contains("first"), "{stdout}");
+        }
+    }
+}
+
+#[test]
+fn debug_file_of_another_build_is_not_taken() {
+    let debug = program_with(Some(b"first"), &[]);
+    for (checksum, is_taken) in [(crc32fast::hash(&debug), true), (0x0bad_0bad, false)] {
+        let link = [&b"work.debug\0\0"[..], &checksum.to_le_bytes()].concat();
+        let binary = program_with(None, &[(b".gnu_debuglink", &link)]);
+        let session = Damaged::new();
+        session.add_image(b"bin/work", &binary, MTIME);
+        session.add_image(b"bin/.debug/work.debug", &debug, MTIME);
+        session.add_samples(b"bin/work", &first_sample(&binary));
+        for (stdout, _) in session.expect_success(&REPORTS[1..]) {
+            assert_eq!(stdout.contains("first"), is_taken, "{stdout}");
+        }
+        let list = (env!("CARGO_BIN_EXE_oparchive"), &["-l"][..]);
+        let (stdout, _) = session.expect_success(&[list]).remove(0);
+        assert_eq!(stdout.contains("work.debug"), is_taken, "{stdout}");
     }
 }
 

@@ -61,7 +61,11 @@ pub struct Request<'a> {
 /// When there is no session, or no sample file in it that is wanted.
 pub fn plan(request: &Request<'_>) -> Result<Plan, ToolError> {
     let places = request.places;
-    let search = ImageSearch::new(places.image_prefix.clone(), &places.image_paths);
+    let search = ImageSearch::new(
+        places.image_prefix.clone(),
+        places.debug_prefix.clone(),
+        &places.image_paths,
+    );
     let files = places.session_files()?;
     let mut known = HashMap::new();
     let mut wanted: Vec<SampleFileName> = files
@@ -175,7 +179,7 @@ impl Plan {
                 }
                 _ => continue,
             };
-            let debug_file = symbols::debug_file_of(&path, search.prefix());
+            let debug_file = symbols::debug_file_of(&path, search.debug_prefix());
             for path in [Some(path), debug_file].into_iter().flatten() {
                 let place = without_prefix(&path, search.prefix());
                 self.add(path, place);

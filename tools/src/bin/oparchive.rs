@@ -63,7 +63,8 @@ fn archive(arguments: &Arguments) -> Result<(), Failure> {
         arguments.root.as_deref(),
         &spec,
     )
-    .with_image_paths(&arguments.image_path);
+    .with_image_paths(&arguments.image_path)
+    .map_err(Failure::Session)?;
     if places.announce {
         tell(&format!(
             "Using {}/samples/ for samples directory.",
