@@ -154,6 +154,27 @@ fn list_names_what_would_be_copied() {
     assert!(fs::read_dir(place.path()).unwrap().next().is_none());
 }
 
+#[test]
+fn options_that_make_no_sense_are_refused() {
+    let session = session();
+    let place = TempDir::new().unwrap();
+    let directory = format!("--session-dir={}", session.path().display());
+    for (arguments, part) in [
+        (&[][..], "Requires --output-directory option."),
+        (&["-l", "-V", "stats,foo"], "foo"),
+        (&["-l", "image:/nowhere"], "too strict"),
+        (&["-l", "-p", "/nowhere"], "/nowhere"),
+    ] {
+        let output = oparchive(place.path(), &[&[&directory[..]], arguments].concat());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(part), "{arguments:?}: {stderr}");
+        assert!(output.stdout.is_empty());
+    }
+    let output = oparchive(place.path(), &[&directory, "-l", "-V", "stats,all"]);
+    assert_eq!(output.status.code(), Some(0));
+}
+
 /// A guest may call its program like a file of the host; that file must not leave the host with the guest's session.
 #[test]
 fn files_of_the_host_do_not_get_into_a_guests_archive() {

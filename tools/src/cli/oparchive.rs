@@ -30,12 +30,13 @@ pub struct Arguments {
     /// Only list the files that are needed
     #[arg(short, long)]
     pub list_files: bool,
-    /// Tell more
+    /// Accepted for the sake of scripts
     #[arg(
         short = 'V',
         long,
-        value_name = "all,debug,bfd,level1,sfile,stats,xml",
-        value_delimiter = ','
+        value_name = "WORD,…",
+        value_delimiter = ',',
+        value_parser = ["all", "debug", "bfd", "level1", "sfile", "stats", "xml"]
     )]
     pub verbose: Vec<String>,
     /// Directory that holds 'samples'; default is ./oprofile_data, else /var/lib/oprofile
