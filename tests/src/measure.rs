@@ -39,17 +39,23 @@ impl Profile {
         let spec = Specification::default();
         let places = Places::find(Some(session), None, &spec);
         let merge = Merge::parse(&["cpu".to_owned()])?;
-        let profile = Selection::new(&places, &spec, merge, false)?.by_symbol()?;
-        let rows = profile
-            .rows
-            .iter()
-            .map(|row| Row {
-                application: path(&row.app).unwrap_or_default(),
-                image: path(&row.image),
-                symbol: String::from_utf8_lossy(&profile.symbol(row).0).into_owned(),
-                samples: row.counts.iter().sum(),
-            })
-            .collect();
+        let selection = Selection::new(&places, &spec, merge, false)?;
+        let mut rows = Vec::new();
+        for image in 0..selection.images.len() {
+            let profile = selection.read_image(image)?;
+            for app in &profile.apps {
+                for samples in &app.symbols {
+                    let symbol = profile.symbols.symbol(samples.symbol);
+                    let name = profile.symbols.name(symbol);
+                    rows.push(Row {
+                        application: path(&selection.images[app.app].name).unwrap_or_default(),
+                        image: path(&selection.images[image].name),
+                        symbol: String::from_utf8_lossy(&name).into_owned(),
+                        samples: samples.counts.iter().sum(),
+                    });
+                }
+            }
+        }
         Ok(Self { rows })
     }
 

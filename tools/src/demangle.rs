@@ -39,6 +39,12 @@ pub fn demangle(name: &str, how: Demangle) -> String {
         .unwrap_or_else(|| name.to_owned())
 }
 
+/// Whether any demangler would look at a name beyond its beginning.
+pub fn may_be_mangled(name: &str) -> bool {
+    // `_Z`, `_R`, what other systems make of them (`__R`, `R`, `ZN`), and Java's `L`.
+    name.starts_with(['_', 'L', 'R', 'Z'])
+}
+
 fn rust(name: &str) -> Option<String> {
     let symbol = rustc_demangle::try_demangle(name).ok()?;
     // Without the hash. Limited while it is written: a back reference may multiply a name.
@@ -297,6 +303,13 @@ mod tests {
         fn any_name_has_a_bounded_answer(name in "(_Z|_R|_ZN)?[A-Z0-9a-z_.$]{0,80}") {
             prop_assert!(demangle(&name, Demangle::Normal).len() <= MAX_DEMANGLED);
             prop_assert!(demangle(&name, Demangle::Smart).len() <= MAX_DEMANGLED);
+        }
+
+        #[test]
+        fn name_that_begins_like_none_of_the_mangled_is_shown_as_it_is(name in "[A-Za-z0-9_.$@ -]{0,40}") {
+            if !may_be_mangled(&name) {
+                prop_assert_eq!(demangle(&name, Demangle::Normal), name);
+            }
         }
     }
 }

@@ -67,6 +67,14 @@ pub enum ToolError {
     /// The samples or names of one image are more than a report can number.
     #[error("opreport error: an image has more symbols than can be shown")]
     TooLarge,
+    /// The samples of one image, one count for each position and column, do not fit.
+    #[error(
+        "opreport error: an image has more than {limit} counts.\nSuggestion: --merge cpu,tid,tgid"
+    )]
+    TooManyCounts {
+        /// The limit.
+        limit: usize,
+    },
     /// A part that is not there yet.
     #[error("opreport error: {0} is not there yet")]
     NotThereYet(&'static str),

@@ -4,6 +4,7 @@
 //! one image's symbols and samples; a caller that goes on to the next image drops them, so that memory does not grow with
 //! the number of images.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -333,10 +334,10 @@ impl ImageSymbols {
     }
 
     /// The name of a symbol as in the symbol table; `None` stands for the image as a whole.
-    pub fn name(&self, symbol: Option<&CodeSymbol>) -> Vec<u8> {
+    pub fn name(&self, symbol: Option<&CodeSymbol>) -> Cow<'_, [u8]> {
         match self.table.as_ref().zip(symbol) {
             Some((table, symbol)) => table.name(symbol),
-            None => self.name.clone(),
+            None => Cow::Borrowed(&self.name),
         }
     }
 

@@ -4,10 +4,10 @@ use std::cmp::Ordering;
 
 use rayon::prelude::*;
 
-use crate::demangle::demangle;
+use crate::demangle::{Demangle, demangle, may_be_mangled};
 use crate::error::ToolError;
 use crate::lines::SourceLine;
-use crate::names::printable;
+use crate::names::{printable, sort_name};
 use crate::options::{Kind, Options, SortKey};
 use crate::profile::{Counts, ImageId, ImageProfile, Selection};
 use crate::symbols::CodeSymbol;
@@ -148,14 +148,14 @@ impl SymbolRows {
         let mut order = Vec::new();
         for (image, rows) in (0u32..).zip(&self.images) {
             for row in 0..rows.rows.len() {
-                if shown(rows.counts(row, self.classes), &self.total) {
-                    order.push((image, u32::try_from(row).unwrap_or(u32::MAX)));
+                let counts = rows.counts(row, self.classes);
+                if shown(counts, &self.total) {
+                    let count = counts.first().copied().unwrap_or(0);
+                    order.push((count, image, u32::try_from(row).unwrap_or(u32::MAX)));
                 }
             }
         }
-        let paths: Vec<Vec<u8>> = (0..selection.images.len())
-            .map(|image| crate::names::sort_name(selection, image, options.long_filenames))
-            .collect();
+        let ranks = ranks(selection, options.long_filenames);
         let mut keys = options.sort.clone();
         for last in [
             SortKey::Sample,
@@ -172,18 +172,23 @@ impl SymbolRows {
         order.par_sort_unstable_by(|a, b| {
             let order = keys
                 .iter()
-                .map(|key| this.compare(*a, *b, *key, &paths))
+                .map(|key| match key {
+                    SortKey::Sample => b.0.cmp(&a.0),
+                    key => this.compare((a.1, a.2), (b.1, b.2), *key, &ranks),
+                })
                 .find(|order| order.is_ne())
-                .unwrap_or(Ordering::Equal)
-                // Two classes may tell rows apart that the first does not; the position decides at last.
-                .then_with(|| a.cmp(b));
+                // Rows that nothing tells apart keep the order of the images.
+                .unwrap_or_else(|| (a.1, a.2).cmp(&(b.1, b.2)));
             if options.reverse {
                 order.reverse()
             } else {
                 order
             }
         });
-        self.order = order;
+        self.order = order
+            .into_iter()
+            .map(|(_, image, row)| (image, row))
+            .collect();
     }
 
     /// The image's rows and the row's number of an entry of [`SymbolRows::order`].
@@ -191,7 +196,7 @@ impl SymbolRows {
         (&self.images[entry.0 as usize], entry.1 as usize)
     }
 
-    fn compare(&self, a: (u32, u32), b: (u32, u32), key: SortKey, paths: &[Vec<u8>]) -> Ordering {
+    fn compare(&self, a: (u32, u32), b: (u32, u32), key: SortKey, ranks: &[usize]) -> Ordering {
         let ((image_a, row_a), (image_b, row_b)) = (self.at(a), self.at(b));
         let (x, y) = (&image_a.rows[row_a], &image_b.rows[row_b]);
         match key {
@@ -200,12 +205,26 @@ impl SymbolRows {
                 .counts(row_b, self.classes)
                 .first()
                 .cmp(&image_a.counts(row_a, self.classes).first()),
-            SortKey::Image => paths[image_a.image].cmp(&paths[image_b.image]),
-            SortKey::AppName => paths[x.app as usize].cmp(&paths[y.app as usize]),
+            SortKey::Image => ranks[image_a.image].cmp(&ranks[image_b.image]),
+            SortKey::AppName => ranks[x.app as usize].cmp(&ranks[y.app as usize]),
             SortKey::Symbol => image_a.name(x).cmp(image_b.name(y)),
             SortKey::Debug => image_a.line(row_a).cmp(&image_b.line(row_b)),
         }
     }
+}
+
+/// The places of all images in the order of their names; those of one name have the same.
+fn ranks(selection: &Selection, long: bool) -> Vec<usize> {
+    let names: Vec<Vec<u8>> = (0..selection.images.len())
+        .map(|image| sort_name(selection, image, long))
+        .collect();
+    let mut sorted: Vec<&Vec<u8>> = names.iter().collect();
+    sorted.sort_unstable();
+    sorted.dedup();
+    names
+        .iter()
+        .map(|name| sorted.binary_search(&name).unwrap_or(usize::MAX))
+        .collect()
 }
 
 fn image_rows(
@@ -244,14 +263,13 @@ fn image_rows(
             let (name_start, name_length) = match known {
                 Some(place) => place,
                 None => {
-                    let shown = match std::str::from_utf8(&name) {
-                        Ok(name) if symbol.is_some() => {
-                            printable(demangle(name, options.demangle).as_bytes())
-                        }
-                        _ => printable(&name),
+                    let start = rows.names.len();
+                    let how = match symbol {
+                        Some(_) => options.demangle,
+                        None => Demangle::None,
                     };
-                    let place = (short(rows.names.len())?, short(shown.len())?);
-                    rows.names.push_str(&shown);
+                    push_shown_name(&mut rows.names, &name, how);
+                    let place = (short(start)?, short(rows.names.len() - start)?);
                     if many_apps {
                         named.insert(samples.symbol, place);
                     }
@@ -259,7 +277,7 @@ fn image_rows(
                 }
             };
             if raw {
-                rows.raw_names.push(name);
+                rows.raw_names.push(name.into_owned());
             }
             let address = symbol.map_or(0, |symbol| symbol.address);
             if want_lines {
@@ -292,6 +310,16 @@ fn image_rows(
     rows.rows.shrink_to_fit();
     rows.counts.shrink_to_fit();
     Ok(rows)
+}
+
+/// Appends a symbol's name as it is shown. Most names are plain words and only copied.
+fn push_shown_name(names: &mut String, name: &[u8], how: Demangle) {
+    let plain = name.iter().all(|byte| (b' '..=b'~').contains(byte));
+    match std::str::from_utf8(name) {
+        Ok(name) if plain && !may_be_mangled(name) => names.push_str(name),
+        Ok(name) => names.push_str(&printable(demangle(name, how).as_bytes())),
+        Err(_) => names.push_str(&printable(name)),
+    }
 }
 
 fn short(number: usize) -> Result<u32, ToolError> {

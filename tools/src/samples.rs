@@ -8,6 +8,9 @@ use oprofile_session::sample_file::{Header, read_sorted};
 use crate::error::ToolError;
 use crate::profile::Counts;
 
+/// Most counts of one image: 1 GiB. Each position has one for every class, and a planted session may have many of both.
+const MAX_COUNTS: usize = 1 << 27;
+
 /// Counts by position and class.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SampleCounts {
@@ -91,8 +94,12 @@ pub fn read_counts(
     };
     for (position, class, count) in all {
         if sorted.positions.last() != Some(&position) {
+            let length = sorted.counts.len().saturating_add(classes);
+            if length > MAX_COUNTS {
+                return Err(ToolError::TooManyCounts { limit: MAX_COUNTS });
+            }
             sorted.positions.push(position);
-            sorted.counts.resize(sorted.positions.len() * classes, 0);
+            sorted.counts.resize(length, 0);
         }
         let from = sorted.counts.len() - classes;
         if let Some(sum) = sorted.counts[from..].get_mut(class) {

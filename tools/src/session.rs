@@ -10,12 +10,15 @@ use oprofile_session::sample_path::{ImageName, SamplePath};
 
 use crate::error::ToolError;
 use crate::image::below;
+use crate::names::printable;
 use crate::spec::Specification;
 
 /// Most directory entries looked at in one session; the collector makes far fewer. Links may make a small tree endless.
 const MAX_ENTRIES: usize = 1 << 20;
 /// Deepest directory looked at; a link may lead in circles.
 const MAX_DEPTH: usize = 256;
+/// Most other sessions that are named when one has no samples.
+const MAX_LISTED: usize = 64;
 /// Session of a profile that has just been taken.
 const CURRENT: &str = "current";
 /// Where OProfile keeps its sessions, below `/` or an archive.
@@ -180,6 +183,40 @@ impl Places {
         })
     }
 
+    /// Where samples were looked for in vain, and what to do next.
+    pub fn next_step(&self) -> String {
+        let looked = self
+            .sessions
+            .iter()
+            .map(|session| printable(session.as_os_str().as_bytes()))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let mut step = format!("Looked in: {looked}\n");
+        let samples = self.session_dir.join("samples");
+        let mut others: Vec<String> = fs::read_dir(&samples)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .take(MAX_LISTED)
+            .filter(|entry| entry.path().is_dir() && !self.sessions.contains(&entry.path()))
+            .map(|entry| printable(entry.file_name().as_bytes()))
+            .collect();
+        others.sort();
+        if !others.is_empty() {
+            step.push_str(&format!(
+                "Other sessions there: {} (to be chosen with session:NAME)",
+                others.join(", ")
+            ));
+        } else if samples.is_dir() {
+            step.push_str(
+                "The profile is empty: a virtual machine's is written with 'opcontrol --dump' or when the machine ends, and has samples once the guest's driver has started.",
+            );
+        } else {
+            step.push_str("This is no session directory; name one with --session-dir=DIR.");
+        }
+        step
+    }
+
     /// What the collector or operf says was lost, as warnings for the user.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -280,5 +317,44 @@ impl Walk {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_finds_no_samples_is_told_where_to_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let step = |spec: &[&str]| {
+            let words: Vec<String> = spec.iter().map(|word| (*word).to_owned()).collect();
+            let spec = Specification::parse(&words).unwrap();
+            Places::find(Some(directory.path()), None, &spec).next_step()
+        };
+        assert!(step(&[]).ends_with("name one with --session-dir=DIR."));
+        fs::create_dir_all(directory.path().join("samples/current")).unwrap();
+        assert!(step(&[]).contains("The profile is empty"));
+        let other = step(&["session:gone"]);
+        assert!(
+            other.contains("samples/gone\nOther sessions there: current"),
+            "{other}"
+        );
+    }
+
+    #[test]
+    fn symbols_of_compiled_code_lie_beside_their_region() {
+        let directory = tempfile::tempdir().unwrap();
+        let region = "{root}/bin/a/{dep}/{anon:anon}";
+        let name = format!("{region}/7.0x1000.0x1fff/TIMER.0.0.all.all.all");
+        let file = SampleFileName {
+            path: directory.path().join(&name),
+            name: SamplePath::parse(name.as_bytes()).unwrap(),
+        };
+        assert_eq!(file.jit_symbols(), None);
+        let symbols = directory.path().join(region).join("7.jo");
+        fs::create_dir_all(symbols.parent().unwrap()).unwrap();
+        fs::write(&symbols, b"").unwrap();
+        assert_eq!(file.jit_symbols(), Some(symbols));
     }
 }

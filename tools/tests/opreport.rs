@@ -348,10 +348,93 @@ fn file_that_is_no_sample_file_is_refused() {
 }
 
 #[test]
+fn details_list_the_positions_in_each_symbol() {
+    let session = demo();
+    assert_eq!(
+        session
+            .report(&["-dna", "-m", "cpu", "image:*work", "-x"])
+            .0,
+        "\
+00001100 55       55            84.6154  84.6154    work::crunch
+  00001100 5        5              9.0909   9.0909
+  00001120 50       55            90.9091  100.000
+00001000 10       65            15.3846  100.000    main
+  00001010 10       10            100.000  100.000"
+    );
+    assert!(
+        session
+            .report(&["-dn", "-%", "-m", "cpu"])
+            .0
+            .contains("  00001120 50       50.0000")
+    );
+}
+
+#[test]
+fn rows_are_in_the_order_asked_for() {
+    let session = demo();
+    let order = |arguments: &[&str]| -> Vec<String> {
+        let all = [&["-ln", "-m", "cpu"], arguments].concat();
+        let (stdout, _) = session.report(&all);
+        stdout
+            .lines()
+            .filter_map(|line| line.split_whitespace().last())
+            .map(str::to_owned)
+            .collect()
+    };
+    assert_eq!(
+        order(&["-s", "symbol"]),
+        ["main", "mix(int)", "tiny::schedule", "work::crunch"]
+    );
+    assert_eq!(order(&["-r"])[0], "main");
+    assert_eq!(
+        order(&["-s", "image,sample"]),
+        ["mix(int)", "tiny::schedule", "work::crunch", "main"]
+    );
+    assert_eq!(
+        order(&["-e", "main,_Z3mixi"]),
+        ["work::crunch", "tiny::schedule"]
+    );
+    assert_eq!(order(&["-i", "main"]), ["main"]);
+    assert_eq!(order(&["-i", "main", "-i", "_Z3mixi"]), ["mix(int)"]);
+}
+
+#[test]
+fn what_changed_between_two_profiles_is_shown() {
+    let session = demo();
+    let (stdout, _) = session.report(&["-l", "{", "cpu:0", "}", "{", "cpu:1", "}"]);
+    let table: Vec<&str> = stdout.lines().skip(2).collect();
+    assert_eq!(
+        table,
+        [
+            "samples  %        diff %    image name               app name                 symbol name",
+            "20       ---      ---       libshare.so              work                     mix(int)",
+            "15       75.0000  +++       tiny-1.0                 tiny-1.0                 tiny::schedule",
+            "10       ---      ---       work                     work                     main",
+            "5        25.0000  -60.0000  work                     work                     work::crunch",
+        ]
+    );
+}
+
+#[test]
 fn options_that_do_not_exist_or_do_not_fit_are_refused() {
     let session = demo();
     for (arguments, message) in [
-        (&["--callgraph"][..], "unexpected argument"),
+        (&["--no-such-option"][..], "unexpected argument"),
+        (&["-a"], "are meaningless without --symbols"),
+        (
+            &["-s", "vma"],
+            "--sort=vma is meaningless without --symbols",
+        ),
+        (&["-s", "foo"], "unknown sort option: foo"),
+        (&["-l", "-%"], "--global-percent is meaningless"),
+        (&["-c", "-d"], "--callgraph is incompatible with --details"),
+        (&["-V", "foo"], "unknown --verbose= options"),
+        (&["-p", "/nonexistent"], "invalid --image-path= options"),
+        (&["{", "a"], "invalid profile specification { a "),
+        (
+            &["{", "session:current", "}", "{", "}"],
+            "different profiles are meaningless without --symbols",
+        ),
         (&["-m", "foo"], "unknown merge option: foo"),
         (
             &["-t", "101"],

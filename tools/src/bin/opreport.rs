@@ -221,12 +221,16 @@ fn run(arguments: &Arguments) -> Result<(), ToolError> {
         Profiles::One(spec) => {
             let places = places(spec)?;
             announce(&places);
-            report::report(&places, spec, &options, &mut sink)
+            let result = report::report(&places, spec, &options, &mut sink);
+            tell_next_step(&result, &[&places]);
+            result
         }
         Profiles::Two(before, after) => {
             let both = (places(before)?, places(after)?);
             announce(&both.0);
-            report::compare((&both.0, before), (&both.1, after), &options, &mut sink)
+            let result = report::compare((&both.0, before), (&both.1, after), &options, &mut sink);
+            tell_next_step(&result, &[&both.0, &both.1]);
+            result
         }
     };
     let result = result.and_then(|()| out.flush().map_err(ToolError::Output));
@@ -289,6 +293,15 @@ fn options(arguments: &Arguments) -> Result<Options, ToolError> {
                 .collect(),
         },
     })
+}
+
+/// Tells who has no samples where they were looked for.
+fn tell_next_step(result: &Result<(), ToolError>, places: &[&Places]) {
+    if matches!(result, Err(ToolError::NoSamples)) {
+        for places in places {
+            tell(&places.next_step());
+        }
+    }
 }
 
 /// The words of a list. Of several options of one name the last counts, as in OProfile.

@@ -68,6 +68,7 @@ fn chunk_text(
     chunk: &[(u32, u32)],
 ) -> String {
     let mut text = String::with_capacity(chunk.len() * 80);
+    let mut percents = Percents::default();
     for entry in chunk {
         let (image, number) = rows.at(*entry);
         let row = &image.rows[number];
@@ -76,7 +77,15 @@ fn chunk_text(
         }
         columns.write_address(&mut text, row.address);
         let counts = image.counts(number, rows.classes);
-        write_counts(&mut text, columns, counts, &rows.total, &sums, &rows.total);
+        write_counts(
+            &mut text,
+            columns,
+            &mut percents,
+            counts,
+            &rows.total,
+            &sums,
+            &rows.total,
+        );
         columns.write_line(&mut text, image.line(number));
         columns.write_names(&mut text, row.app as usize, image.image);
         text.push_str(image.name(row));
@@ -97,7 +106,15 @@ fn chunk_text(
             }
             text.push_str("  ");
             columns.write_address(&mut text, detail.address);
-            write_counts(&mut text, columns, counts, total, &sums, total);
+            write_counts(
+                &mut text,
+                columns,
+                &mut percents,
+                counts,
+                total,
+                &sums,
+                total,
+            );
             columns.write_line(&mut text, detail.line.as_ref());
             text.truncate(text.trim_end_matches(' ').len());
             text.push('\n');
@@ -109,6 +126,7 @@ fn chunk_text(
 fn write_counts(
     text: &mut String,
     columns: &Columns,
+    percents: &mut Percents,
     counts: &[u64],
     total: &[u64],
     sums: &[u64],
@@ -120,11 +138,23 @@ fn write_counts(
             let total = sums_total.get(class).copied().unwrap_or(0);
             (sum, format_percent(percent(sum, total)))
         });
-        columns.write_count(
-            text,
-            *count,
-            &format_percent(percent(*count, *total)),
-            accumulated,
-        );
+        columns.write_count(text, *count, percents.text(*count, *total), accumulated);
+    }
+}
+
+/// Remembers the last percentage: rows are sorted by count, and many have the same.
+#[derive(Debug, Default)]
+struct Percents {
+    of: (u64, u64),
+    text: String,
+}
+
+impl Percents {
+    fn text(&mut self, count: u64, total: u64) -> &str {
+        if self.text.is_empty() || self.of != (count, total) {
+            self.of = (count, total);
+            self.text = format_percent(percent(count, total));
+        }
+        &self.text
     }
 }

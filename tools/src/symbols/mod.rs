@@ -7,6 +7,7 @@
 mod debug_file;
 mod elf;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -137,14 +138,16 @@ impl SymbolTable {
     }
 
     /// The name of a symbol, or what OProfile calls one without.
-    pub fn name(&self, symbol: &CodeSymbol) -> Vec<u8> {
+    pub fn name(&self, symbol: &CodeSymbol) -> Cow<'_, [u8]> {
         match self.raw_name(symbol) {
-            b"" => [
-                b"anonymous symbol from section ",
-                self.section_name(symbol.section),
-            ]
-            .concat(),
-            name => name.to_vec(),
+            b"" => Cow::Owned(
+                [
+                    b"anonymous symbol from section ",
+                    self.section_name(symbol.section),
+                ]
+                .concat(),
+            ),
+            name => Cow::Borrowed(name),
         }
     }
 
@@ -332,7 +335,7 @@ mod tests {
     fn name(table: &SymbolTable, offset: u64) -> Option<String> {
         table
             .find(offset)
-            .map(|(_, symbol)| String::from_utf8(table.name(symbol)).unwrap())
+            .map(|(_, symbol)| String::from_utf8(table.name(symbol).into_owned()).unwrap())
     }
 
     #[test]
