@@ -7,6 +7,7 @@
 //! * [`guest`]: what the collector has to ask about the guest.
 //! * [`symbol_elf`]: an ELF file that holds nothing but symbols.
 //! * [`collector`]: event buffer in, session directory out.
+//! * [`validate`]: whether a session directory follows every rule of the format.
 
 pub mod collector;
 pub mod events;
@@ -15,6 +16,7 @@ pub mod guest_path;
 pub mod sample_file;
 pub mod sample_path;
 pub mod symbol_elf;
+pub mod validate;
 
 pub use collector::{
     Account, Collector, CollectorError, CollectorOptions, CollectorStats, Separation,

@@ -12,9 +12,14 @@
 //! * [`report`]: the tables;
 //! * [`annotate`]: source and assembly with counts beside them;
 //! * [`gmon`]: the file that gprof reads.
+//!
+//! Sessions move between machines by [`archive`] and [`import`]; [`cli`] holds the command lines.
 
 pub mod annotate;
+pub mod archive;
+pub mod atomic_file;
 pub mod classes;
+pub mod cli;
 pub mod cpu_types;
 pub mod demangle;
 pub mod error;
@@ -22,6 +27,7 @@ pub mod event_files;
 pub mod glob;
 pub mod gmon;
 pub mod image;
+pub mod import;
 pub mod lines;
 pub mod names;
 pub mod options;

@@ -15,7 +15,7 @@ const MAX_DIRECTORY: usize = 800;
 const OPROFILE_LINK: (&str, &str) = ("var/lib/oprofile", "../../..");
 
 /// Data layout of this machine, as the 1.x tools write it.
-const ABI: &str = "\
+pub(crate) const ABI: &str = "\
 sizeof_double 8
 sizeof_u64 8
 sizeof_u8 1

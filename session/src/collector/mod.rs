@@ -30,6 +30,7 @@ use directory::SessionDirectory;
 use images::Images;
 use store::Store;
 
+pub(crate) use directory::ABI;
 pub use stats::{Account, CollectorStats};
 
 /// Under which program the samples of a library or of the kernel are filed.

@@ -184,6 +184,16 @@ impl SymbolTable {
     }
 }
 
+/// The separate debug file of the binary at `path`, if it names one and that is there. `prefix` is the root of the machine
+/// that the binary is from.
+pub fn debug_file_of(path: &Path, prefix: Option<&Path>) -> Option<PathBuf> {
+    let binary = Binary::read(path).ok()?;
+    debug_file::candidates(&binary, path, prefix)
+        .into_iter()
+        .find(|candidate| candidate.fits())
+        .map(|candidate| candidate.path)
+}
+
 /// The table of the symbols of `named`, which is `binary` itself or its debug file, by positions in `binary`.
 fn table(
     binary: Binary,
