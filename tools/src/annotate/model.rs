@@ -134,3 +134,54 @@ pub fn by_file(model: &Model) -> BTreeMap<usize, FileProfile> {
     }
     files
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_sample_with_a_line_is_in_one_line_of_one_file(
+            samples in prop::collection::vec(
+                (0..4usize, prop::option::of((0..3usize, 0..5u32)), 0..1000u64), 0..60),
+        ) {
+            let mut model = Model::new(1);
+            let files: Vec<usize> = ["a", "b", "c"].map(|name| model.file(name.as_bytes())).into();
+            for symbol in 0..4 {
+                let own: Vec<Sample> = samples
+                    .iter()
+                    .filter(|(number, ..)| *number == symbol)
+                    .map(|(_, place, count)| Sample {
+                        address: 0,
+                        counts: vec![*count],
+                        place: place.map(|(file, line)| Place { file: files[file], line }),
+                    })
+                    .collect();
+                model.push(Symbol {
+                    name: String::new(),
+                    image: 0,
+                    known: true,
+                    start: 0,
+                    end: 0,
+                    counts: vec![own.iter().map(|sample| sample.counts[0]).sum()],
+                    place: None,
+                    samples: own,
+                });
+            }
+            let by_file = by_file(&model);
+            let mut placed = 0;
+            for file in by_file.values() {
+                let lines: u64 = file.lines.values().map(|counts| counts[0]).sum();
+                prop_assert_eq!(lines, file.counts[0]);
+                placed += lines;
+            }
+            let elsewhere: u64 = samples
+                .iter()
+                .filter(|(_, place, _)| place.is_none())
+                .map(|(_, _, count)| count)
+                .sum();
+            prop_assert_eq!(placed + elsewhere, model.total[0]);
+        }
+    }
+}
