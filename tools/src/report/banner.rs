@@ -55,11 +55,11 @@ impl Banner {
             }
             let header = read_header_of(&file.path)
                 .map_err(|source| ToolError::sample_file(&file.path, source))?;
+            let cpu = cpu_type(header.cpu_type).ok_or_else(|| ToolError::CpuType {
+                path: file.path.clone(),
+                cpu_type: header.cpu_type,
+            })?;
             if first.is_none() {
-                let cpu = cpu_type(header.cpu_type).ok_or_else(|| ToolError::CpuType {
-                    path: file.path.clone(),
-                    cpu_type: header.cpu_type,
-                })?;
                 first = Some((header, cpu));
             }
             match &mut events[*class] {
