@@ -365,7 +365,7 @@ fn details_list_the_positions_in_each_symbol() {
         session
             .report(&["-dn", "-%", "-m", "cpu"])
             .0
-            .contains("  00400120 50       50.0000")
+            .contains("  0000000000400120 50       50.0000")
     );
 }
 
