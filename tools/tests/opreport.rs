@@ -300,7 +300,7 @@ fn damaged_sample_file_is_refused_with_its_name() {
         (good[..good.len() - 40].to_vec(), "Invalid argument"),
         (changed(0, b"ELF"), "Invalid sample file, bad magic number"),
         (changed(4, &[0x12]), "ersion"),
-        (changed(8, &[69]), "only timer profiles"),
+        (changed(8, &[200]), "processor type 200"),
         (changed(76, &[0xff; 4]), "Damaged sample file"),
     ] {
         let session = demo();
@@ -355,17 +355,17 @@ fn details_list_the_positions_in_each_symbol() {
             .report(&["-dna", "-m", "cpu", "image:*work", "-x"])
             .0,
         "\
-00001100 55       55            84.6154  84.6154    work::crunch
-  00001100 5        5              9.0909   9.0909
-  00001120 50       55            90.9091  100.000
-00001000 10       65            15.3846  100.000    main
-  00001010 10       10            100.000  100.000"
+00400100 55       55            84.6154  84.6154    work::crunch
+  00400100 5        5              9.0909   9.0909
+  00400120 50       55            90.9091  100.000
+00400000 10       65            15.3846  100.000    main
+  00400010 10       10            100.000  100.000"
     );
     assert!(
         session
             .report(&["-dn", "-%", "-m", "cpu"])
             .0
-            .contains("  00001120 50       50.0000")
+            .contains("  0000000000400120 50       50.0000")
     );
 }
 

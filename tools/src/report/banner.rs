@@ -55,11 +55,11 @@ impl Banner {
             }
             let header = read_header_of(&file.path)
                 .map_err(|source| ToolError::sample_file(&file.path, source))?;
+            let cpu = cpu_type(header.cpu_type).ok_or_else(|| ToolError::CpuType {
+                path: file.path.clone(),
+                cpu_type: header.cpu_type,
+            })?;
             if first.is_none() {
-                let cpu = cpu_type(header.cpu_type).ok_or_else(|| ToolError::CpuType {
-                    path: file.path.clone(),
-                    cpu_type: header.cpu_type,
-                })?;
                 first = Some((header, cpu));
             }
             match &mut events[*class] {
@@ -176,7 +176,7 @@ mod tests {
             (2400.12, "2400.12"),
             (1008.0, "1008"),
             (3100.5, "3100.5"),
-            (2596.123_456, "2596.12"),
+            (2596.1234, "2596.12"),
             (0.5, "0.5"),
         ] {
             assert_eq!(six_digits(speed), text);
