@@ -129,16 +129,16 @@ impl Specification {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Profiles {
     /// The words of one specification, or two empty ones.
-    One(Specification),
+    One(Box<Specification>),
     /// `{ before } { after }`.
-    Two(Specification, Specification),
+    Two(Box<[Specification; 2]>),
 }
 
 impl Profiles {
     /// Reads the words; braces are words of their own.
     pub fn parse(words: &[String]) -> Result<Self, ToolError> {
         if !words.iter().any(|word| word == "{" || word == "}") {
-            return Specification::parse(words).map(Self::One);
+            return Specification::parse(words).map(|spec| Self::One(Box::new(spec)));
         }
         let invalid = || {
             let mut message = "invalid profile specification ".to_owned();
@@ -163,12 +163,12 @@ impl Profiles {
             left = &rest[end + 1..];
         }
         match groups[..] {
-            [[], []] => Ok(Self::One(Specification::default())),
+            [[], []] => Ok(Self::One(Box::default())),
             // An empty first group has no meaning in OProfile either.
-            [before, after] if !before.is_empty() => Ok(Self::Two(
+            [before, after] if !before.is_empty() => Ok(Self::Two(Box::new([
                 Specification::parse(before)?,
                 Specification::parse(after)?,
-            )),
+            ]))),
             _ => Err(invalid()),
         }
     }

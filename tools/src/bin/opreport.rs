@@ -225,7 +225,8 @@ fn run(arguments: &Arguments) -> Result<(), ToolError> {
             tell_next_step(&result, &[&places]);
             result
         }
-        Profiles::Two(before, after) => {
+        Profiles::Two(specs) => {
+            let [before, after] = &**specs;
             let both = (places(before)?, places(after)?);
             announce(&both.0);
             let result = report::compare((&both.0, before), (&both.1, after), &options, &mut sink);
