@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use oprofile_images::truth;
+use oprofile_session::validate::validate;
+use oprofile_tests::account::Account;
 use oprofile_tests::measure::Profile;
 use oprofile_tests::truth::measure_until_true;
 use oprofile_tests::vm::Vm;
@@ -14,6 +16,14 @@ const SESSION: i32 = 5;
 /// Exit code: the guest ran, its session is not complete.
 const SESSION_INCOMPLETE: i32 = 6;
 
+/// Checks that the session follows every rule of OProfile's format and holds every sample that was filed.
+fn assert_valid(session: &Path, account: &Account) {
+    let report = validate(session);
+    assert!(report.is_valid(), "{report}");
+    let filed = account.sum(&["collector_kernel", "collector_file", "collector_anonymous"]);
+    assert_eq!(report.samples, filed, "{report}\n{account:#?}");
+}
+
 /// Sends the signal while the programs run, and checks that what they did is in the session.
 fn assert_complete_after(signal: &str) {
     let mut running = Vm::new("mix:60000").cpus(2).device("hz=2000").start();
@@ -22,6 +32,7 @@ fn assert_complete_after(signal: &str) {
     let ended = running.wait().expect_code(0);
     let account = ended.account();
     assert!(account.of("received") > 0, "{account:#?}");
+    assert_valid(&ended.session, &account);
     let profile = Profile::read(&ended.session).expect("the session is readable");
     let reported = profile.samples(|_| true);
     let resolved = account.sum(&["kernel", "file", "anonymous"]);
@@ -47,6 +58,7 @@ fn every_sample_that_the_device_resolved_is_in_the_session() {
     assert_eq!(account.of("collector_samples"), resolved, "{account:#?}");
     let kept = account.sum(&["collector_kernel", "collector_file", "collector_anonymous"]);
     assert_eq!(kept, resolved, "{account:#?}");
+    assert_valid(&ended.session, &account);
 }
 
 #[test]
@@ -60,6 +72,7 @@ fn event_buffer_that_is_too_small_is_counted_and_the_account_adds_up() {
     let account = ended.account();
     assert!(account.of("lost_overflow") > 0, "{account:#?}");
     assert!(account.of("lost_words") > 0, "{account:#?}");
+    assert_valid(&ended.session, &account);
     let report = Command::new(oprofile_tests::vm::bin_dir().join("opreport"))
         .arg(format!("--session-dir={}", ended.session.display()))
         .output()
@@ -78,6 +91,7 @@ fn call_chains_become_frames_and_change_no_share() {
             .expect_code(0)
     });
     let account = ended.account();
+    assert_valid(&ended.session, &account);
     assert!(
         account.of("frames") > account.of("file") / 2,
         "{account:#?}"
@@ -131,7 +145,10 @@ fn a_second_profile_into_one_session_is_refused() {
         .expect_code(SESSION);
     assert!(second.stderr.contains("in use"), "{}", second.stderr);
     first.signal("TERM");
-    assert!(first.wait().expect_code(0).account().of("received") > 0);
+    let ended = first.wait().expect_code(0);
+    let account = ended.account();
+    assert!(account.of("received") > 0);
+    assert_valid(&ended.session, &account);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod fmt;
 mod fuzz;
 mod lab;
 mod lint;
+mod man;
 mod probe;
 mod test;
 
@@ -33,6 +34,8 @@ pub enum Command {
     Bench(bench::Arguments),
     /// Runs the fuzz targets.
     Fuzz(fuzz::Arguments),
+    /// Writes the man pages and shell completions of the host tools.
+    Man(man::Arguments),
     /// Formats the code.
     Fmt,
     /// Says whether this machine's KVM is good enough, and why not.
@@ -53,6 +56,7 @@ impl Command {
             Self::Conformance(arguments) => conformance::run(&arguments),
             Self::Bench(arguments) => bench::run_bench(&arguments),
             Self::Fuzz(arguments) => fuzz::run(&arguments),
+            Self::Man(arguments) => man::run(&arguments),
             Self::Fmt => fmt::run_fmt().map(done).map_err(Failure::new),
             Self::Lab(arguments) => lab::run(arguments),
             Self::Probe => Ok(probe::run()),
