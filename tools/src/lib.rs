@@ -9,13 +9,14 @@
 //! * [`lines`]: source lines, when they are asked for;
 //! * [`rows`]: one row a symbol;
 //! * [`options`]: what a report is to show;
-//! * [`report`]: the tables.
+//! * [`report`]: the tables; [`export`]: files for other viewers; [`top`]: a table that is kept up to date.
 
 pub mod classes;
 pub mod cpu_types;
 pub mod demangle;
 pub mod error;
 pub mod event_files;
+pub mod export;
 pub mod glob;
 pub mod image;
 pub mod lines;
@@ -28,3 +29,4 @@ pub mod samples;
 pub mod session;
 pub mod spec;
 pub mod symbols;
+pub mod top;
