@@ -9,7 +9,7 @@
 //! * [`lines`]: source lines, when they are asked for;
 //! * [`rows`]: one row a symbol;
 //! * [`options`]: what a report is to show;
-//! * [`report`]: the tables;
+//! * [`report`]: the tables; [`export`]: files for other viewers; [`top`]: a table that is kept up to date;
 //! * [`annotate`]: source and assembly with counts beside them;
 //! * [`gmon`]: the file that gprof reads.
 //!
@@ -24,6 +24,7 @@ pub mod cpu_types;
 pub mod demangle;
 pub mod error;
 pub mod event_files;
+pub mod export;
 pub mod glob;
 pub mod gmon;
 pub mod image;
@@ -38,3 +39,4 @@ pub mod samples;
 pub mod session;
 pub mod spec;
 pub mod symbols;
+pub mod top;

@@ -1,0 +1,254 @@
+//! `opexport`: a profile in the format of another viewer.
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser};
+use oprofile_tools::classes::Merge;
+use oprofile_tools::demangle::Demangle;
+use oprofile_tools::error::ToolError;
+use oprofile_tools::export::model::Profile;
+use oprofile_tools::export::read::{Options, read};
+use oprofile_tools::export::{Format, write};
+use oprofile_tools::names::printable;
+use oprofile_tools::session::Places;
+use oprofile_tools::spec::Specification;
+
+/// Write a profile in the format of another viewer.
+#[derive(Debug, Parser)]
+#[command(
+    name = "opexport",
+    version,
+    disable_help_flag = true,
+    disable_version_flag = true
+)]
+#[command(after_help = "\
+Examples:
+  opexport -F flamegraph -o profile.svg            then open it in a browser
+  opexport -F pprof -o profile.pb.gz               then: pprof -http=: profile.pb.gz
+  opexport -F firefox -o profile.json              then load it on profiler.firefox.com
+  opexport -F speedscope -o profile.json           then: npx speedscope profile.json
+  opexport -F folded --merge=all image:/usr/bin/python3 | sort -k2 -n
+
+The profile specification is that of opreport. docs/opexport.md says what each format can carry.")]
+struct Arguments {
+    /// File format
+    #[arg(short = 'F', long, value_enum)]
+    format: Format,
+    /// Write to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output_file: Option<PathBuf>,
+    /// Leave callers out, even where they were sampled
+    #[arg(long)]
+    flat: bool,
+    /// Tell the source lines of a function apart, where there is debug information
+    #[arg(short = 'g', long)]
+    debug_info: bool,
+    /// Sum over these: cpu, lib, tid, tgid, unitmask, all
+    #[arg(
+        short,
+        long,
+        value_name = "cpu,lib,tid,tgid,unitmask,all",
+        value_delimiter = ','
+    )]
+    merge: Vec<String>,
+    /// Leave out libraries, kernel and modules
+    #[arg(short = 'x', long)]
+    exclude_dependent: bool,
+    /// How to show C++ and Rust names
+    #[arg(short = 'D', long, value_name = "none|normal", value_parser = demangle, default_value = "normal")]
+    demangle: Demangle,
+    /// Look for missing images below these directories, too
+    #[arg(short = 'p', long, value_name = "DIR,...", value_delimiter = ',')]
+    image_path: Vec<PathBuf>,
+    /// Directory that holds 'samples'; default is ./oprofile_data, else /var/lib/oprofile
+    #[arg(long, value_name = "DIR")]
+    session_dir: Option<PathBuf>,
+    /// Directory that stands for the root of the profiled machine
+    #[arg(short = 'R', long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Show this help
+    #[arg(short = '?', short_alias = 'h', long, action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Show the version
+    #[arg(short = 'v', long, action = ArgAction::Version)]
+    version: Option<bool>,
+    /// Profile specification, see opreport
+    #[arg(value_name = "SPECIFICATION")]
+    specification: Vec<String>,
+}
+
+/// Why nothing was exported.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// The session.
+    #[error("{}", .0.chain())]
+    Session(ToolError),
+    /// Anything else: the message.
+    #[error("opexport error: {0}")]
+    Other(String),
+}
+
+impl From<ToolError> for Error {
+    fn from(error: ToolError) -> Self {
+        Self::Session(error)
+    }
+}
+
+impl From<oprofile_tools::export::read::ReadError> for Error {
+    fn from(error: oprofile_tools::export::read::ReadError) -> Self {
+        match error {
+            oprofile_tools::export::read::ReadError::Session(error) => Self::Session(error),
+            full => Self::Other(full.to_string()),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let status = if error.use_stderr() {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::SUCCESS
+            };
+            // Nothing is left to be told to a closed terminal.
+            let _ = error.print();
+            return status;
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            for line in error.to_string().lines() {
+                tell(&printable(line.as_bytes()));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Error> {
+    if arguments.format.is_binary() && arguments.output_file.is_none() && io::stdout().is_terminal()
+    {
+        return Err(Error::Other(
+            "this format is binary; name a file by --output-file or redirect the output".to_owned(),
+        ));
+    }
+    let options = Options {
+        merge: Merge::parse(&arguments.merge)?,
+        exclude_dependent: arguments.exclude_dependent,
+        demangle: arguments.demangle,
+        flat: arguments.flat,
+        lines: arguments.debug_info,
+    };
+    if options.merge.lib && options.exclude_dependent {
+        return Err(Error::Other(
+            "--merge=lib is meaningless with --exclude-dependent".to_owned(),
+        ));
+    }
+    let spec = Specification::parse(&arguments.specification)?;
+    let places = Places::find(
+        arguments.session_dir.as_deref(),
+        arguments.root.as_deref(),
+        &spec,
+    )
+    .with_image_paths(&arguments.image_path)?;
+    if places.announce {
+        tell(&format!(
+            "Using {}/samples/ for samples directory.",
+            printable(places.session_dir.as_os_str().as_encoded_bytes())
+        ));
+    }
+    let found = read(&places, &spec, &options)?;
+    for warning in &found.warnings {
+        tell(warning);
+    }
+    let title = format!(
+        "Profile of {}",
+        printable(places.session_dir.as_os_str().as_encoded_bytes())
+    );
+    match &arguments.output_file {
+        Some(path) => to_file(path, &found.profile, arguments.format, &title),
+        None => {
+            let mut out = BufWriter::new(io::stdout().lock());
+            let written = export(&found.profile, arguments.format, &title, &mut out);
+            match written {
+                // A reader that has seen enough closes the pipe; that is no error.
+                Err(source) if is_broken_pipe(&source) => Ok(()),
+                other => other.map_err(|error| Error::Other(chain(&error))),
+            }
+        }
+    }
+}
+
+fn export(
+    profile: &Profile,
+    format: Format,
+    title: &str,
+    out: &mut dyn Write,
+) -> Result<(), oprofile_tools::export::ExportError> {
+    write(profile, format, title, out)?;
+    Ok(out.flush()?)
+}
+
+/// Writes beside `path` and renames: nobody sees half a file.
+fn to_file(path: &Path, profile: &Profile, format: Format, title: &str) -> Result<(), Error> {
+    let shown = printable(path.as_os_str().as_encoded_bytes());
+    let failed = |what: String| Error::Other(format!("{shown}: {what}"));
+    // A pipe or device is written to as it is.
+    let direct = path.exists() && !path.is_file();
+    let target = if direct {
+        path.to_owned()
+    } else {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".part");
+        PathBuf::from(name)
+    };
+    let file = File::create(&target).map_err(|error| failed(error.to_string()))?;
+    let mut out = BufWriter::new(file);
+    let written = export(profile, format, title, &mut out);
+    drop(out);
+    let done = match written {
+        Err(error) => Err(failed(chain(&error))),
+        Ok(()) if direct => Ok(()),
+        Ok(()) => std::fs::rename(&target, path).map_err(|error| failed(error.to_string())),
+    };
+    if done.is_err() && !direct {
+        // What is left of it is of no use; the first error is the one to tell.
+        let _ = std::fs::remove_file(&target);
+    }
+    done
+}
+
+fn is_broken_pipe(error: &oprofile_tools::export::ExportError) -> bool {
+    matches!(error, oprofile_tools::export::ExportError::Output(source) if source.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The message with all its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Writes a line to standard error. There is nobody to tell when that fails.
+fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn demangle(text: &str) -> Result<Demangle, String> {
+    match text {
+        "none" => Ok(Demangle::None),
+        "normal" => Ok(Demangle::Normal),
+        _ => Err("none or normal".to_owned()),
+    }
+}
