@@ -144,15 +144,14 @@ mod tests {
 
     #[test]
     fn rows_of_equal_count_may_be_exchanged_and_no_others() {
-        let two = lines("5  50.0 a\n5  50.0 b\n  1  20 detail of b");
-        assert!(equal_but_ties(
-            &two,
-            &lines("5  50.0 b\n  1  20 detail of b\n5  50.0 a")
-        ));
-        assert!(!equal_but_ties(
-            &two,
-            &lines("5  50.0 a\n  1  20 detail of b\n5  50.0 b")
-        ));
+        let rows = |one, its, other, others| {
+            lines(&format!(
+                "5 {one}\n  0000100a 1 {its}\n5 {other}\n  0000100a 1 {others}"
+            ))
+        };
+        let two = rows("a", "of a", "b", "of b");
+        assert!(equal_but_ties(&two, &rows("b", "of b", "a", "of a")));
+        assert!(!equal_but_ties(&two, &rows("a", "of b", "b", "of a")));
         assert!(!equal_but_ties(&lines("5 a\n4 b"), &lines("4 b\n5 a")));
     }
 
