@@ -153,6 +153,15 @@ pub fn build_release() -> Result<PathBuf, CargoError> {
     Ok(repo::target_dir().join("release"))
 }
 
+/// Builds the report tools only, and returns their directory.
+pub fn build_tools() -> Result<PathBuf, CargoError> {
+    let step = Step::begin("building the tools (release)");
+    let package = "--package=oprofile-tools";
+    run(&repo::root(), &["build", "--release", package, "--bins"])?;
+    step.done();
+    Ok(repo::target_dir().join("release"))
+}
+
 /// Builds these integration tests (release: they run on an emulated processor) without running them.
 pub fn build_tests(names: &[&str]) -> Result<Vec<TestProgram>, CargoError> {
     let mut arguments = vec![

@@ -5,6 +5,7 @@ mod conformance;
 mod demo;
 mod fmt;
 mod fuzz;
+mod golden;
 mod lab;
 mod lint;
 mod man;
@@ -30,6 +31,8 @@ pub enum Command {
     Lint,
     /// Runs a folder of golden scenarios of OProfile's pipeline.
     Conformance(conformance::Arguments),
+    /// Runs the report tools beside what OProfile's own printed.
+    Golden(golden::Arguments),
     /// Measures the device and the agent.
     Bench(bench::Arguments),
     /// Runs the fuzz targets.
@@ -54,6 +57,7 @@ impl Command {
             Self::Test(arguments) => test::run(&arguments),
             Self::Lint => lint::run_lint().map(done).map_err(Failure::new),
             Self::Conformance(arguments) => conformance::run(&arguments),
+            Self::Golden(arguments) => golden::run(&arguments),
             Self::Bench(arguments) => bench::run_bench(&arguments),
             Self::Fuzz(arguments) => fuzz::run(&arguments),
             Self::Man(arguments) => man::run(&arguments),
