@@ -7,10 +7,17 @@
 //! * [`image`] and [`symbols`]: the binary behind a name, and the functions in it;
 //! * [`profile`]: counts by program, image and symbol;
 //! * [`report`]: the tables.
+//!
+//! Beside that, what speaks with a VM that runs:
+//!
+//! * [`control`]: its status as text, and settings of OProfile's as the VM has them;
+//! * [`event_text`]: its event stream as text.
 
 pub mod classes;
+pub mod control;
 pub mod demangle;
 pub mod error;
+pub mod event_text;
 pub mod glob;
 pub mod image;
 pub mod names;
