@@ -40,6 +40,7 @@ pub struct Vm {
     cmdline: String,
     device: Option<Vec<String>>,
     session: Option<PathBuf>,
+    without_session: bool,
 }
 
 impl Vm {
@@ -60,6 +61,7 @@ impl Vm {
             cmdline: String::new(),
             device: Some(Vec::new()),
             session: None,
+            without_session: false,
         }
     }
 
@@ -98,6 +100,13 @@ impl Vm {
         self
     }
 
+    /// The profiling device without a session; `device` must give it a socket.
+    #[must_use]
+    pub fn without_session(mut self) -> Self {
+        self.without_session = true;
+        self
+    }
+
     /// A session directory of the test's own instead of a fresh one.
     #[must_use]
     pub fn session(mut self, session: &Path) -> Self {
@@ -121,12 +130,12 @@ impl Vm {
             .args(&self.arguments)
             .args(["--cmdline", &self.cmdline]);
         if let Some(options) = &self.device {
-            let mut value = format!("session={}", session.display());
-            for option in options {
-                value.push(',');
-                value.push_str(option);
+            let session = format!("session={}", session.display());
+            let mut keys = options.clone();
+            if !self.without_session {
+                keys.insert(0, session);
             }
-            command.args(["--oprofile-dev", &value]);
+            command.args(["--oprofile-dev", &keys.join(",")]);
         }
         let mut child = command
             .stdin(Stdio::null())

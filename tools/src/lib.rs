@@ -14,16 +14,23 @@
 //! * [`gmon`]: the file that gprof reads.
 //!
 //! Sessions move between machines by [`archive`] and [`import`]; [`cli`] holds the command lines.
+//!
+//! Beside that, what speaks with a VM that runs:
+//!
+//! * [`control`]: its status as text, and settings of OProfile's as the VM has them;
+//! * [`event_text`]: its event stream as text.
 
 pub mod annotate;
 pub mod archive;
 pub mod atomic_file;
 pub mod classes;
 pub mod cli;
+pub mod control;
 pub mod cpu_types;
 pub mod demangle;
 pub mod error;
 pub mod event_files;
+pub mod event_text;
 pub mod export;
 pub mod glob;
 pub mod gmon;

@@ -17,7 +17,7 @@ pub enum ExitCode {
     Host = 3,
     /// Kernel or initrd cannot be read or booted, or do not fit.
     GuestImage = 4,
-    /// The session directory cannot be written; the guest was not started.
+    /// The session directory cannot be written, or the control socket not be made; the guest was not started.
     Session = 5,
     /// The guest ran, but its session is not complete.
     SessionIncomplete = 6,
@@ -50,7 +50,7 @@ impl From<&VmError> for ExitCode {
             VmError::Option(_) | VmError::Cmdline(_) | VmError::Cpus(_) => Self::Usage,
             VmError::Memory(crate::memory::MemoryError::Size(_)) => Self::Usage,
             VmError::Boot(_) => Self::GuestImage,
-            VmError::Session { .. } => Self::Session,
+            VmError::Session { .. } | VmError::Socket(_) => Self::Session,
             VmError::Kvm(_) | VmError::Vcpu(_) | VmError::Memory(_) => Self::Host,
             VmError::Io { .. } | VmError::Kick(_) | VmError::Overlap(_) => Self::VmmError,
             VmError::Events(_) => Self::VmmError,

@@ -8,7 +8,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
-use oprofile_device::{Device, OpenError};
+use oprofile_device::Device;
+use oprofile_device::control_files::ControlError;
 use oprofile_session::{Collector, CollectorError, CollectorOptions};
 use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
@@ -17,13 +18,14 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::boot::cmdline::{self, CmdlineError, MmioDevice};
 use crate::boot::{BootError, BootFiles};
 use crate::bus::Overlap;
-use crate::config::{MAX_VCPUS, OptionError, VmConfig};
+use crate::config::{MAX_VCPUS, OprofileDevConfig, OptionError, VmConfig};
 use crate::cpu::{self, Buses, EndReport, GuestEnd, SetupError, Vcpu, VcpuThreads};
 use crate::devices::{power, serial};
 use crate::exit_code::ExitCode;
 use crate::kvm::{self, KvmError};
 use crate::memory::{HOLE_START, Layout, MemoryError};
-use crate::oprofile::{CollectorThread, InitrdFiles, ProfilingDevice, Summary, Worker};
+use crate::oprofile::socket::{Control, ControlSocket, Listener, SocketError};
+use crate::oprofile::{CollectorThread, InitrdFiles, ProfilingDevice, SessionEnd, Summary, Worker};
 use crate::virtio::VirtioDevice;
 use crate::virtio::mmio::{MmioInterrupt, MmioTransport, QUEUE_NOTIFY, WINDOW_BYTES};
 
@@ -75,7 +77,10 @@ pub enum VmError {
     },
     /// The event buffer has a reader.
     #[error("Cannot read the profiling device's events")]
-    Events(#[source] OpenError),
+    Events(#[source] ControlError),
+    /// The control socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The kick signal has no handler.
     #[error("Cannot install the handler of the kick signal")]
     Kick(#[source] vmm_sys_util::errno::Error),
@@ -131,9 +136,9 @@ impl Outcome {
 struct Profiling {
     device: Arc<Device<GuestMemoryMmap>>,
     device_id: u32,
-    session: PathBuf,
     worker: Worker,
-    collector: CollectorThread,
+    session: Option<(PathBuf, CollectorThread)>,
+    socket: Option<ControlSocket>,
 }
 
 /// The ends of the channel that events come through; made before the signals' thread, which needs one.
@@ -168,6 +173,8 @@ pub fn run(
     };
     let device_id = settings.as_ref().map(|(_, id)| *id);
     let cmdline = cmdline::build(&config.cmdline, config.cpus, windows, device_id)?;
+    let socket = oprofile.and_then(|option| option.socket.as_deref());
+    let listener = socket.map(Listener::bind).transpose()?;
     let files = BootFiles::read(config)?;
     let placement = files.place(layout)?;
 
@@ -183,7 +190,9 @@ pub fn run(
             let device = Arc::new(device);
             let kicks = attach(&vm, &mut buses, &memory, &device, id)?;
             let initrd = initrd_files(files.initrd());
-            Some(start_profiling(device, id, &option.session, kicks, initrd)?)
+            Some(start_profiling(
+                device, id, option, listener, kicks, initrd,
+            )?)
         }
         _ => None,
     };
@@ -332,29 +341,40 @@ fn initrd_files(initrd: Option<&[u8]>) -> InitrdFiles {
 fn start_profiling(
     device: Arc<Device<GuestMemoryMmap>>,
     device_id: u32,
-    directory: &Path,
+    option: &OprofileDevConfig,
+    listener: Option<Listener>,
     kicks: Vec<EventFd>,
     files: InitrdFiles,
 ) -> Result<Profiling, VmError> {
-    let collector =
-        Collector::create(directory, CollectorOptions::default()).map_err(|source| {
-            VmError::Session {
-                path: directory.to_owned(),
-                source,
-            }
+    let mut control = Control::new(Arc::clone(&device), device_id);
+    let mut session = None;
+    if let Some(directory) = &option.session {
+        let collector = Collector::create(directory, CollectorOptions::default());
+        let collector = collector.map_err(|source| VmError::Session {
+            path: directory.clone(),
+            source,
         })?;
-    let reader = device.open_events().map_err(VmError::Events)?;
-    let collector = CollectorThread::start(Arc::clone(&device), reader, collector, files)
-        .map_err(cannot("start the collector"))?;
+        let reader = control.open().map_err(VmError::Events)?;
+        let collector = CollectorThread::start(Arc::clone(&device), reader, collector, files)
+            .map_err(cannot("start the collector"))?;
+        control.set_session(directory.clone(), collector.handle());
+        session = Some((directory.clone(), collector));
+    }
     let worker = Worker::start(Arc::clone(&device), kicks)
         .map_err(cannot("start the profiling device's worker"))?;
-    device.set_enabled(true);
+    if session.is_some() {
+        control.start().map_err(VmError::Events)?;
+    }
+    let socket = listener
+        .map(|listener| ControlSocket::start(listener, control))
+        .transpose()
+        .map_err(cannot("serve the control socket"))?;
     Ok(Profiling {
         device,
         device_id,
-        session: directory.to_owned(),
         worker,
-        collector,
+        session,
+        socket,
     })
 }
 
@@ -363,14 +383,18 @@ impl Profiling {
     fn finish(self, wall: Duration, exits: u64) -> Summary {
         drop(self.worker);
         self.device.dump();
-        let collector = self.collector.finish();
+        // First, for its reader's last words and so that nobody gives the collector an order.
+        drop(self.socket);
+        let session = self.session.map(|(directory, collector)| SessionEnd {
+            directory,
+            collector: collector.finish(),
+        });
         Summary {
             wall,
             exits,
             account: self.device.account(),
             device_id: self.device_id,
-            session: self.session,
-            collector,
+            session,
         }
     }
 }

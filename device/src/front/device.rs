@@ -1,7 +1,7 @@
 //! The device as a VMM sees it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ use crate::event_buffer::{EventBuffer, EventReader, OpenError, SharedEvents, Siz
 use crate::fault::Fault;
 use crate::kernel::Kernel;
 use crate::settings::{
-    MAX_BACKTRACE_DEPTH, MAX_CPU_BUFFER_ENTRIES, MAX_EVENT_BUFFER_WORDS, Settings, SettingsError,
+    MAX_BACKTRACE_DEPTH, MAX_CPU_BUFFER_ENTRIES, MAX_EVENT_BUFFER_WORDS, MAX_PERIOD_NS,
+    MIN_PERIOD_NS, Settings, SettingsError,
 };
 
 /// How often [`Device::tick`] is to be called: OProfile's sync period (HZ/10).
@@ -80,6 +81,7 @@ pub struct Device<M> {
     settings: Settings,
     enabled: AtomicBool,
     /// As in `settings`, until they are changed.
+    period_ns: AtomicU64,
     backtrace_depth: AtomicU32,
     cpu_buffer_size: AtomicU32,
     events: SharedEvents,
@@ -112,6 +114,7 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
             interrupt: None,
         });
         Ok(Self {
+            period_ns: AtomicU64::new(settings.period_ns),
             backtrace_depth: AtomicU32::new(settings.backtrace_depth),
             cpu_buffer_size: AtomicU32::new(settings.cpu_buffer_size),
             settings,
@@ -143,6 +146,7 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
     pub fn read_config(&self, offset: u64, data: &mut [u8]) {
         let enabled = self.enabled.load(Ordering::Acquire);
         let settings = Settings {
+            period_ns: self.period_ns(),
             backtrace_depth: self.backtrace_depth(),
             cpu_buffer_size: self.cpu_buffer_size(),
             ..self.settings
@@ -243,6 +247,27 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
         if let Some(interrupt) = interrupt {
             interrupt.signal_config();
         }
+    }
+
+    /// Changes the sampling period, in nanoseconds. The guest is told at once.
+    ///
+    /// # Errors
+    /// Outside [`MIN_PERIOD_NS`] to [`MAX_PERIOD_NS`].
+    pub fn set_period_ns(&self, period: u64) -> Result<(), SettingsError> {
+        if !(MIN_PERIOD_NS..=MAX_PERIOD_NS).contains(&period) {
+            return Err(SettingsError::Period(period));
+        }
+        let state = self.lock();
+        if self.period_ns.swap(period, Ordering::AcqRel) != period {
+            Self::signal_config(state);
+        }
+        Ok(())
+    }
+
+    /// Sampling period in nanoseconds.
+    #[must_use]
+    pub fn period_ns(&self) -> u64 {
+        self.period_ns.load(Ordering::Acquire)
     }
 
     /// Changes the most frames of a call chain. The guest is told at once.
@@ -469,9 +494,12 @@ mod tests {
         for _ in 0..2 {
             device.set_backtrace_depth(9).unwrap();
             device.set_cpu_buffer_size(77).unwrap();
+            device.set_period_ns(123_456).unwrap();
         }
-        assert_eq!(driver.interrupts.config(), 2);
+        assert_eq!(driver.interrupts.config(), 3);
         let mut bytes = [0; 8];
+        device.read_config(24, &mut bytes);
+        assert_eq!(bytes, 123_456u64.to_le_bytes());
         device.read_config(36, &mut bytes);
         assert_eq!(bytes[..4], 9u32.to_le_bytes());
         assert_eq!(bytes[4..], 77u32.to_le_bytes());
@@ -479,11 +507,14 @@ mod tests {
         assert_eq!(refused, Err(SettingsError::BacktraceDepth(257)));
         let refused = device.set_cpu_buffer_size(0);
         assert_eq!(refused, Err(SettingsError::CpuBufferSize(0)));
+        let refused = device.set_period_ns(9_999);
+        assert_eq!(refused, Err(SettingsError::Period(9_999)));
+        assert_eq!(device.period_ns(), 123_456);
         assert_eq!(
             (device.backtrace_depth(), device.cpu_buffer_size()),
             (9, 77)
         );
-        assert_eq!(driver.interrupts.config(), 2);
+        assert_eq!(driver.interrupts.config(), 3);
     }
 
     #[test]

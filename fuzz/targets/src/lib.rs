@@ -7,6 +7,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`agent`] | the guest's half, against a hostile device |
+//! | [`control_protocol`] | the control socket: frames, requests, streams of words |
 //! | [`control_requests`] | requests, alone and one after the other |
 //! | [`events`], [`sample_files`] | the session's readers: event buffer, sample files, their paths |
 //! | [`layout_descriptor`] | layout descriptors, and walks by those that are believed |
@@ -18,6 +19,7 @@
 //! | [`machine`], [`ram`], [`scene`], [`layouts`], [`names`] | what they share: RAM that is watched, guests that are laid out and spoiled |
 
 pub mod agent;
+pub mod control_protocol;
 pub mod control_requests;
 pub mod events;
 pub mod layout_descriptor;
@@ -63,6 +65,7 @@ macro_rules! targets {
 
 targets! {
     collector: session::run,
+    control_protocol: control_protocol::run,
     control_requests: control_requests::run,
     device: whole_device::run,
     event_records: events::run,

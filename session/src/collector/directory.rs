@@ -11,6 +11,8 @@ use super::CollectorError;
 
 /// Longest path of a session directory in bytes; see [`crate::guest_path::MAX_PATH`].
 const MAX_DIRECTORY: usize = 800;
+/// Longest name of a session that is kept, in bytes: with `-root` behind it, it is a name for any file system.
+const MAX_NAME: usize = 64;
 /// The place of the session in the guest tree, and the way back from there.
 const OPROFILE_LINK: (&str, &str) = ("var/lib/oprofile", "../../..");
 
@@ -220,6 +222,61 @@ impl SessionDirectory {
         })
     }
 
+    /// Whether a session can be kept as `name`. Names are those of a plain file; `partial` and the like are below `samples/`,
+    /// where they mean nothing.
+    pub(super) fn check_name(&self, name: &str) -> Result<(), CollectorError> {
+        let usable = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+        if !(1..=MAX_NAME).contains(&name.len())
+            || name.starts_with(['.', '-'])
+            || !name.bytes().all(usable)
+            || ["current", "previous"].contains(&name)
+        {
+            return Err(CollectorError::Name(name.to_owned()));
+        }
+        let (samples, root) = self.kept(name);
+        if samples.symlink_metadata().is_ok() || root.symlink_metadata().is_ok() {
+            return Err(CollectorError::NameTaken(name.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Where the samples and the guest tree of a session are that is kept as `name`.
+    fn kept(&self, name: &str) -> (PathBuf, PathBuf) {
+        let root = self.path.join(format!("{name}-root"));
+        (self.path.join("samples").join(name), root)
+    }
+
+    /// Keeps the current session as `name`, with its guest tree, and makes an empty one.
+    pub(super) fn keep_current(&self, name: &str) -> Result<(), CollectorError> {
+        let (samples, root) = self.kept(name);
+        let current = self.path.join("samples/current");
+        // Files of the guest tree are put in their places whole and never changed, so a link is as good as a copy.
+        let kept = link_tree(&self.path.join("root"), &root)
+            .and_then(|()| fs::rename(&current, &samples))
+            .and_then(|()| fs::create_dir(&current));
+        kept.map_err(|source| {
+            // The samples are still in place unless only the last step failed; then the next file makes the directory.
+            if samples.symlink_metadata().is_err() {
+                let _ = fs::remove_dir_all(&root);
+            }
+            CollectorError::Write {
+                path: samples,
+                source,
+            }
+        })
+    }
+
+    /// Removes what is in the current session.
+    pub(super) fn empty_current(&self) -> Result<(), CollectorError> {
+        let current = self.path.join("samples/current");
+        remove_tree(&current)
+            .and_then(|()| fs::create_dir(&current))
+            .map_err(|source| CollectorError::Directory {
+                path: current,
+                source,
+            })
+    }
+
     /// Tidies up at the end of the session.
     pub(super) fn close(self) {
         // What cannot be removed does no harm and is removed by the next session.
@@ -233,6 +290,26 @@ fn write_file(path: &Path, bytes: &[u8], mtime: Option<u64>) -> io::Result<()> {
     file.write_all(bytes)?;
     if let Some(time) = mtime.and_then(|mtime| UNIX_EPOCH.checked_add(Duration::from_secs(mtime))) {
         file.set_modified(time)?;
+    }
+    Ok(())
+}
+
+/// Makes the directories of `from` again below `to`, which must not exist, with links to its files.
+fn link_tree(from: &Path, to: &Path) -> io::Result<()> {
+    // Depth is that of a path, which `guest_path` bounds; a stack of our own all the same.
+    let mut waiting = vec![(from.to_owned(), to.to_owned())];
+    while let Some((from, to)) = waiting.pop() {
+        fs::create_dir(&to)?;
+        for entry in fs::read_dir(&from)? {
+            let entry = entry?;
+            let copy = to.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                waiting.push((entry.path(), copy));
+            } else {
+                // Links are linked as such: link(2) follows none.
+                fs::hard_link(entry.path(), copy)?;
+            }
+        }
     }
     Ok(())
 }

@@ -11,6 +11,8 @@
 //! DIR/root/                           guest tree: sampled files, symbol files of kernel and modules
 //! DIR/root/var/lib/oprofile           link to DIR, so that `archive:DIR/root` works
 //! DIR/previous-root/                  the guest tree that belongs to `previous`
+//! DIR/samples/NAME/                   a session that was kept under a name
+//! DIR/NAME-root/                      the guest tree as it was then
 //! DIR/partial/                        files being written; a finished one is moved to its place
 //! ```
 
@@ -118,6 +120,18 @@ pub enum CollectorError {
         #[source]
         source: std::io::Error,
     },
+    /// A session cannot be kept under that name.
+    #[error(
+        "A session cannot be kept as {0:?}: a name has 1 to 64 letters, digits, '_', '-' and '.', begins with none of the last \
+         two, and is neither \"current\" nor \"previous\""
+    )]
+    Name(String),
+    /// A session of that name is there.
+    #[error("There is a session {0:?} already; choose another name")]
+    NameTaken(String),
+    /// The way of filing cannot change any more.
+    #[error("Samples have been filed already; save or reset the session first")]
+    Filed,
     /// The symbols of a kernel image do not fit into an ELF file.
     #[error("Cannot make the symbol file of {image}")]
     Symbols {
@@ -241,6 +255,59 @@ impl Collector {
             }
             Err(error) => Err((Box::new(self), error)),
         }
+    }
+
+    /// Forgets what has been counted, and removes the sample files. Images stay known.
+    ///
+    /// # Errors
+    /// When a file cannot be removed. Nothing is counted any more even then; what is left is removed by the next attempt.
+    pub fn reset(&mut self) -> Result<(), CollectorError> {
+        self.begin_anew();
+        self.directory.empty_current()
+    }
+
+    /// Flushes, keeps the session as `name`, and begins another one.
+    ///
+    /// # Errors
+    /// When the name cannot be had or a file not be written; the session goes on then.
+    pub fn save(
+        &mut self,
+        name: &str,
+        files: &dyn GuestFiles,
+        account: &Account,
+    ) -> Result<(), CollectorError> {
+        self.directory.check_name(name)?;
+        self.flush(files, account)?;
+        self.directory.keep_current(name)?;
+        self.begin_anew();
+        Ok(())
+    }
+
+    fn begin_anew(&mut self) {
+        self.store = Store::default();
+        self.stats = CollectorStats {
+            images_without_symbols: self.images.without_symbols(),
+            ..CollectorStats::default()
+        };
+    }
+
+    /// Files samples in another way from now on. A session is filed in one way: report tools would take files of two ways
+    /// for different profiles.
+    ///
+    /// # Errors
+    /// [`CollectorError::Filed`] unless the session is empty.
+    pub fn separate(
+        &mut self,
+        separation: Separation,
+        per_cpu: bool,
+    ) -> Result<(), CollectorError> {
+        let same = (self.options.separation, self.options.per_cpu) == (separation, per_cpu);
+        if !same && !self.store.is_empty() {
+            return Err(CollectorError::Filed);
+        }
+        self.options.separation = separation;
+        self.options.per_cpu = per_cpu;
+        Ok(())
     }
 
     /// What has become of the samples so far.

@@ -52,6 +52,11 @@ pub(super) struct Store {
 }
 
 impl Store {
+    /// Whether nothing has been counted.
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
     /// Adds one to the count of `key` in `file`.
     pub(super) fn count(&mut self, file: FileKey, key: u64) -> Result<(), Refused> {
         if !self.files.contains_key(&file) && self.files.len() >= MAX_FILES {

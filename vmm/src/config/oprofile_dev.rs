@@ -9,12 +9,13 @@ use thiserror::Error;
 use crate::cli::size::{self, SizeError};
 
 /// The keys, as help and error messages show them.
-pub const SYNTAX: &str = "session=DIR[,hz=N][,callgraph=DEPTH][,buffer-size=WORDS][,buffer-watershed=WORDS]\
+pub const SYNTAX: &str = "session=DIR[,socket=PATH][,hz=N][,callgraph=DEPTH][,buffer-size=WORDS][,buffer-watershed=WORDS]\
     [,cpu-buffer-size=ENTRIES][,device-id=ID]";
 
 /// Keys that are known, in the order of [`SYNTAX`].
-pub const KEYS: [&str; 7] = [
+pub const KEYS: [&str; 8] = [
     "session",
+    "socket",
     "hz",
     "callgraph",
     "buffer-size",
@@ -45,7 +46,9 @@ pub enum OptionError {
     #[error("Key {0:?} is given twice")]
     Twice(&'static str),
     /// A key that must be there is missing.
-    #[error("Key \"session\" is missing: say where the profile shall go, session=DIR")]
+    #[error(
+        "Key \"session\" is missing: say where the profile shall go, session=DIR, or where it can be fetched, socket=PATH"
+    )]
     NoSession,
     /// A value that is no number.
     #[error("{key}={value} is not usable")]
@@ -78,8 +81,10 @@ pub enum OptionError {
 /// The option as written; values are numbers, but not yet checked against their ranges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OprofileDevConfig {
-    /// Session directory on the host.
-    pub session: PathBuf,
+    /// Session directory on the host. Without it, the profile goes to whoever reads it from the socket.
+    pub session: Option<PathBuf>,
+    /// Control socket on the host. Without it, there must be a session.
+    pub socket: Option<PathBuf>,
     /// Samples a second and vCPU.
     pub hz: u64,
     /// Most frames of a call chain, 0 for none.
@@ -112,13 +117,26 @@ impl FromStr for OprofileDevConfig {
                 return Err(OptionError::Twice(KEYS[index]));
             }
         }
-        let [session, hz, callgraph, size, watershed, cpu_size, id] = values;
+        let [
+            session,
+            socket,
+            hz,
+            callgraph,
+            size,
+            watershed,
+            cpu_size,
+            id,
+        ] = values;
+        if session.is_none() && socket.is_none() {
+            return Err(OptionError::NoSession);
+        }
         let defaults = Settings::default();
         let buffer_size = number("buffer-size", size, defaults.buffer_size as u64)?;
         // A smaller buffer brings its watershed along: a quarter, as OProfile's defaults have it.
         let default_watershed = (defaults.buffer_watershed as u64).min(buffer_size / 4);
         Ok(Self {
-            session: session.ok_or(OptionError::NoSession)?.into(),
+            session: session.map(PathBuf::from),
+            socket: socket.map(PathBuf::from),
             hz: number("hz", hz, DEFAULT_HZ)?,
             callgraph: number("callgraph", callgraph, 0)?,
             buffer_size,
@@ -212,7 +230,8 @@ mod tests {
     #[test]
     fn session_alone_takes_the_devices_defaults() {
         let config = parsed("session=/tmp/s");
-        assert_eq!(config.session, PathBuf::from("/tmp/s"));
+        assert_eq!(config.session, Some(PathBuf::from("/tmp/s")));
+        assert_eq!(config.socket, None);
         let settings = config.settings(2).unwrap();
         assert_eq!(
             settings,
@@ -267,8 +286,18 @@ mod tests {
     }
 
     #[test]
-    fn the_session_directory_must_be_said() {
-        assert!(refused("hz=100").contains("session=DIR"));
+    fn session_directory_or_socket_must_be_said() {
+        let message = refused("hz=100");
+        assert!(message.contains("session=DIR") && message.contains("socket=PATH"));
+    }
+
+    #[test]
+    fn a_socket_makes_the_session_optional() {
+        let config = parsed("socket=/run/vm");
+        assert_eq!(config.session, None);
+        assert_eq!(config.socket, Some(PathBuf::from("/run/vm")));
+        let config = parsed("socket=/run/vm,session=s");
+        assert_eq!(config.session, Some(PathBuf::from("s")));
     }
 
     #[test]

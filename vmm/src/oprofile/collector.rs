@@ -1,13 +1,15 @@
 //! The thread that reads the event buffer and writes the session.
 
+use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use oprofile_device::{Device, EventReader};
-use oprofile_session::{Account, Collector, CollectorError, CollectorStats};
+use oprofile_session::{Account, Collector, CollectorError, CollectorStats, Separation};
 use vm_memory::GuestMemoryMmap;
 
 use super::files::InitrdFiles;
@@ -18,6 +20,60 @@ const FLUSH_PERIOD: Duration = Duration::from_secs(5);
 
 /// Longest wait for words: how soon the thread sees that it shall finish.
 const WAIT: Duration = Duration::from_millis(100);
+
+/// How often an account is taken again because samples came in meanwhile. Syncs are 100 ms apart, or as far as doorbells are.
+const ACCOUNT_ATTEMPTS: usize = 16;
+
+/// What the collector is told to do between two reads. Before each of them it takes what is in the event buffer.
+#[derive(Debug)]
+pub enum Order {
+    /// Bring the session on disk up to date.
+    Flush,
+    /// Forget the session.
+    Reset,
+    /// Keep the session under a name and begin another one.
+    Save(String),
+    /// File samples in another way; whether in a file for each vCPU.
+    Separate(Separation, bool),
+    /// Give the event buffer up.
+    Release,
+    /// Read this one from now on.
+    Resume(EventReader),
+}
+
+/// Called on the collector's thread when an order has been carried out. Dropped uncalled when the collector ends before.
+type Done = Box<dyn FnOnce(Result<(), CollectorError>) + Send>;
+
+/// Orders for a collector, and its figures. Clones are for the same collector.
+#[derive(Clone)]
+pub struct CollectorHandle {
+    orders: Sender<(Order, Done)>,
+    stats: Arc<Mutex<CollectorStats>>,
+}
+
+impl fmt::Debug for CollectorHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CollectorHandle").finish_non_exhaustive()
+    }
+}
+
+impl CollectorHandle {
+    /// Gives an order; the collector sees it when the event buffer becomes ready, 100 ms from now at the latest. False when the
+    /// collector has ended.
+    pub fn order(
+        &self,
+        order: Order,
+        done: impl FnOnce(Result<(), CollectorError>) + Send + 'static,
+    ) -> bool {
+        self.orders.send((order, Box::new(done))).is_ok()
+    }
+
+    /// What has become of the words until now.
+    pub fn stats(&self) -> CollectorStats {
+        // Copied as a whole, so a panic elsewhere leaves nothing half done.
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// How the session ended.
 #[derive(Debug)]
@@ -34,18 +90,24 @@ pub struct CollectorResult {
 #[derive(Debug)]
 pub struct CollectorThread {
     finish: Arc<AtomicBool>,
+    handle: CollectorHandle,
     thread: JoinHandle<CollectorResult>,
 }
 
 /// What the thread works on.
 struct Work {
     device: Arc<Device<GuestMemoryMmap>>,
-    reader: EventReader,
+    /// `None` while the event buffer is given up.
+    reader: Option<EventReader>,
     collector: Collector,
     files: InitrdFiles,
     names: DeviceNames,
     words: Vec<u64>,
     failed_flushes: u64,
+    orders: Receiver<(Order, Done)>,
+    stats: Arc<Mutex<CollectorStats>>,
+    /// The device's account when the session began: empty, or at the last reset or save.
+    base: oprofile_device::Account,
 }
 
 impl CollectorThread {
@@ -61,14 +123,22 @@ impl CollectorThread {
     ) -> io::Result<Self> {
         let finish = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&finish);
+        let (sender, orders) = channel();
+        let handle = CollectorHandle {
+            orders: sender,
+            stats: Arc::default(),
+        };
         let mut work = Work {
             names: DeviceNames::new(Arc::clone(&device)),
             device,
             words: Vec::with_capacity(reader.size()),
-            reader,
+            reader: Some(reader),
             collector,
             files,
             failed_flushes: 0,
+            orders,
+            stats: Arc::clone(&handle.stats),
+            base: oprofile_device::Account::default(),
         };
         let thread = thread::Builder::new()
             .name("oprofile-collect".into())
@@ -76,7 +146,16 @@ impl CollectorThread {
                 work.collect_until(&seen);
                 work.finish()
             })?;
-        Ok(Self { finish, thread })
+        Ok(Self {
+            finish,
+            handle,
+            thread,
+        })
+    }
+
+    /// For its orders and figures.
+    pub fn handle(&self) -> CollectorHandle {
+        self.handle.clone()
     }
 
     /// Takes what is left in the event buffer and completes the session. No vCPU runs any more, and the device has been
@@ -91,8 +170,21 @@ impl Work {
     fn collect_until(&mut self, finish: &AtomicBool) {
         let mut flushed = Instant::now();
         while !finish.load(Ordering::Acquire) {
-            if self.reader.wait(WAIT) {
-                self.take();
+            match &mut self.reader {
+                Some(reader) => {
+                    if reader.wait(WAIT) {
+                        self.take();
+                    }
+                    while let Ok((order, done)) = self.orders.try_recv() {
+                        self.obey(order, done);
+                    }
+                }
+                None => match self.orders.recv_timeout(WAIT) {
+                    Ok((order, done)) => self.obey(order, done),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    // Nobody can give the event buffer back.
+                    Err(RecvTimeoutError::Disconnected) => thread::park_timeout(WAIT),
+                },
             }
             if flushed.elapsed() >= FLUSH_PERIOD {
                 self.take();
@@ -102,19 +194,85 @@ impl Work {
         }
     }
 
+    fn obey(&mut self, order: Order, done: Done) {
+        let result = match order {
+            Order::Flush => {
+                let account = self.take_with_account();
+                self.write(&account)
+            }
+            Order::Reset => {
+                self.base = self.take_with_account();
+                self.collector.reset()
+            }
+            Order::Save(name) => {
+                let account = self.take_with_account();
+                let saved = self
+                    .collector
+                    .save(&name, &self.files, &since(&account, &self.base));
+                if saved.is_ok() {
+                    self.base = account;
+                }
+                saved
+            }
+            Order::Separate(separation, per_cpu) => {
+                self.take();
+                self.collector.separate(separation, per_cpu)
+            }
+            Order::Release => {
+                self.take();
+                self.reader = None;
+                Ok(())
+            }
+            Order::Resume(reader) => {
+                self.reader = Some(reader);
+                Ok(())
+            }
+        };
+        self.publish();
+        done(result);
+    }
+
     /// Consumes what is in the event buffer, ready or not.
     fn take(&mut self) {
+        let Some(reader) = &mut self.reader else {
+            return;
+        };
         self.words.clear();
-        if self.reader.read(&mut self.words) != 0 {
+        if reader.read(&mut self.words) != 0 {
             // After the read: names for everything that the words mention are known then.
             self.names.refresh();
             self.collector.consume(&self.words, &mut self.names);
+            self.publish();
         }
     }
 
+    fn publish(&self) {
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = *self.collector.stats();
+    }
+
+    /// Consumes what is in the event buffer; the account that belongs to what has been consumed, unless samples come in faster
+    /// than they can be looked at.
+    fn take_with_account(&mut self) -> oprofile_device::Account {
+        let mut before = self.device.account();
+        for _ in 1..ACCOUNT_ATTEMPTS {
+            self.take();
+            let after = self.device.account();
+            if after.received == before.received {
+                break;
+            }
+            before = after;
+        }
+        before
+    }
+
+    /// Brings the session up to date with the account as it was when the device's stood at `account`.
+    fn write(&mut self, account: &oprofile_device::Account) -> Result<(), CollectorError> {
+        let account = since(account, &self.base);
+        self.collector.flush(&self.files, &account)
+    }
+
     fn flush(&mut self) {
-        let account = account(&self.device);
-        if let Err(error) = self.collector.flush(&self.files, &account) {
+        if let Err(error) = self.write(&self.device.account()) {
             self.failed_flushes += 1;
             if self.failed_flushes == 1 {
                 tracing::warn!("{}", crate::report::Chain(&error));
@@ -124,7 +282,7 @@ impl Work {
 
     fn finish(mut self) -> CollectorResult {
         self.take();
-        let account = account(&self.device);
+        let account = since(&self.device.account(), &self.base);
         let (stats, error) = match self.collector.finish(&self.files, &account) {
             Ok(stats) => (stats, None),
             Err((collector, error)) => (*collector.stats(), Some(error)),
@@ -137,12 +295,12 @@ impl Work {
     }
 }
 
-fn account(device: &Device<GuestMemoryMmap>) -> Account {
-    let mut account = Account::default();
-    for (name, value) in device.account().iter() {
-        account.push(name, value);
-    }
-    account
+/// What was counted between two states of a device. Counters only grow, and come in the same order each time.
+fn since(now: &oprofile_device::Account, base: &oprofile_device::Account) -> Account {
+    now.iter()
+        .zip(base.iter())
+        .map(|((name, now), (_, base))| (name, now.wrapping_sub(base)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
-//! The profiling device in this VMM: its virtio face, its worker, and the collector that writes the session.
+//! The profiling device in this VMM: its virtio face, its worker, the collector that writes the session, and the control socket.
 
 mod collector;
 mod device;
 mod files;
 mod names;
+pub mod socket;
 mod summary;
 mod worker;
 
-pub use collector::{CollectorResult, CollectorThread};
+pub use collector::{CollectorHandle, CollectorResult, CollectorThread};
 pub use device::ProfilingDevice;
 pub use files::InitrdFiles;
-pub use summary::Summary;
+pub use summary::{SessionEnd, Summary};
 pub use worker::Worker;

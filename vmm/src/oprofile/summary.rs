@@ -19,18 +19,26 @@ pub struct Summary {
     pub account: Account,
     /// The device id in use.
     pub device_id: u32,
-    /// Where the session is.
-    pub session: PathBuf,
+    /// The session, if there was to be one.
+    pub session: Option<SessionEnd>,
+}
+
+/// What became of the session.
+#[derive(Debug)]
+pub struct SessionEnd {
+    /// Where it is.
+    pub directory: PathBuf,
     /// How it ended; `None` when the collector had panicked.
     pub collector: Option<CollectorResult>,
 }
 
 impl Summary {
-    /// Whether everything that was collected is in the session directory.
+    /// Whether everything that was collected is in the session directory, if there was to be one.
     pub fn is_complete(&self) -> bool {
-        self.collector
-            .as_ref()
-            .is_some_and(|result| result.error.is_none())
+        self.session.as_ref().is_none_or(|session| {
+            let collector = session.collector.as_ref();
+            collector.is_some_and(|result| result.error.is_none())
+        })
     }
 
     fn cost(&self, f: &mut fmt::Formatter<'_>, what: &str, count: u64) -> fmt::Result {
@@ -44,7 +52,9 @@ impl Summary {
             "  {what:<18}{count:>12}  {integer}.{thousandths:03} per sample"
         )
     }
+}
 
+impl SessionEnd {
     fn collected(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(result) = &self.collector else {
             return writeln!(f, "The collector failed; the session is not complete.");
@@ -119,8 +129,14 @@ impl fmt::Display for Summary {
                 writeln!(f, "  fault {}: {count}", fault.name())?;
             }
         }
-        self.collected(f)?;
-        let session = self.session.display();
+        let Some(session) = &self.session else {
+            return writeln!(
+                f,
+                "No session was asked for: the profile went to readers of the control socket."
+            );
+        };
+        session.collected(f)?;
+        let session = session.directory.display();
         writeln!(f, "Session: {session}")?;
         writeln!(f, "Next: opreport --session-dir={session} -l")
     }
@@ -145,11 +161,13 @@ mod tests {
             exits: 1000,
             account,
             device_id: 63,
-            session: "/tmp/s".into(),
-            collector: Some(CollectorResult {
-                stats: CollectorStats::default(),
-                failed_flushes: 0,
-                error: None,
+            session: Some(SessionEnd {
+                directory: "/tmp/s".into(),
+                collector: Some(CollectorResult {
+                    stats: CollectorStats::default(),
+                    failed_flushes: 0,
+                    error: None,
+                }),
             }),
         }
     }
@@ -187,7 +205,21 @@ mod tests {
     fn a_session_without_a_collector_is_incomplete() {
         let mut summary = summary(true);
         assert!(summary.is_complete());
-        summary.collector = None;
+        if let Some(session) = &mut summary.session {
+            session.collector = None;
+        }
         assert!(!summary.is_complete());
+    }
+
+    #[test]
+    fn without_a_session_none_is_incomplete_and_none_is_recommended() {
+        let mut summary = summary(true);
+        summary.session = None;
+        assert!(summary.is_complete());
+        let text = summary.to_string();
+        assert!(
+            text.contains("control socket") && !text.contains("opreport"),
+            "{text}"
+        );
     }
 }

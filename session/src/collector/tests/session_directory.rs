@@ -305,3 +305,67 @@ fn copies_of_guest_files_cannot_be_run() {
         .mode();
     assert_eq!(mode & 0o7111, 0);
 }
+
+#[test]
+fn a_saved_session_keeps_its_samples_and_its_guest_tree() {
+    let mut s = session(CollectorOptions::default());
+    s.consume(&user(&[ESC, 3, PROGRAM, 1, 0]));
+    let (guest, account) = (Guest::default(), Account::default());
+    s.collector.save("a-1", &guest, &account).unwrap();
+    assert_eq!(s.collector.stats().samples, 0);
+    assert!(s.sample_files().is_empty());
+    let dir = s.dir.path().to_owned();
+    assert!(dir.join("samples/a-1/{root}/bin/work").is_dir());
+    assert!(dir.join("a-1-root/bin/work").exists());
+    // The next session counts from nothing, under the same names.
+    s.consume(&user(&[ESC, 3, PROGRAM, 1, 0]));
+    assert_eq!(s.counts().into_values().next(), Some(vec![(1, 1)]));
+    let taken = s.collector.save("a-1", &guest, &account);
+    assert!(matches!(taken, Err(CollectorError::NameTaken(_))));
+}
+
+#[test]
+fn names_that_lead_elsewhere_are_no_names_of_sessions() {
+    let mut s = session(CollectorOptions::default());
+    for name in [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "/a",
+        "current",
+        "previous",
+        "-a",
+        ".a",
+        "ä",
+        &"x".repeat(65),
+    ] {
+        let refused = s
+            .collector
+            .save(name, &Guest::default(), &Account::default());
+        assert!(matches!(refused, Err(CollectorError::Name(_))), "{name}");
+    }
+}
+
+#[test]
+fn a_reset_session_is_empty_on_disk_and_goes_on() {
+    let mut s = session(CollectorOptions::default());
+    s.consume(&user(&[ESC, 3, PROGRAM, 1, 0]));
+    s.flush();
+    s.collector.reset().unwrap();
+    assert_eq!(s.sample_files().len(), 0);
+    s.consume(&user(&[ESC, 3, PROGRAM, 2, 0]));
+    assert_eq!(s.counts().into_values().next(), Some(vec![(2, 1)]));
+}
+
+#[test]
+fn the_way_of_filing_changes_only_while_nothing_is_filed() {
+    let mut s = session(CollectorOptions::default());
+    s.collector.separate(Separation::None, false).unwrap();
+    s.consume(&user(&[ESC, 3, PROGRAM, 1, 0]));
+    let refused = s.collector.separate(Separation::Kernel, false);
+    assert!(matches!(refused, Err(CollectorError::Filed)));
+    s.collector.separate(Separation::None, false).unwrap();
+    s.collector.reset().unwrap();
+    s.collector.separate(Separation::Kernel, true).unwrap();
+}

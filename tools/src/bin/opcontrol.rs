@@ -1,0 +1,233 @@
+//! `opcontrol`: controls the profiling of a VM that runs.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use clap::Parser;
+use oprofile_control::message::{Command, Separation};
+use oprofile_control::{Client, ClientError, Status};
+use oprofile_tools::control::{self, Quiet, Watch};
+
+/// Control the profiling of a virtual machine that runs.
+#[derive(Debug, Parser)]
+#[command(name = "opcontrol", version)]
+#[command(after_help = "\
+Settings are applied first, then the one command. Buffers and call chains can be set while profiling is stopped.
+Examples:
+  opcontrol --socket=/run/vm.sock --status
+  opcontrol --socket=/run/vm.sock --stop
+  opcontrol --socket=/run/vm.sock --callgraph=16 --hz=250 --start
+  opcontrol --socket=/run/vm.sock --save=before-the-change
+  opcontrol --socket=/run/vm.sock --watch")]
+struct Arguments {
+    /// Control socket of the VM: socket= of its --oprofile-dev
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    command: Commands,
+    /// Print the status as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Settings {
+    /// What to sample; a VM is sampled by its timer, so TIMER and default are all there is
+    #[arg(short, long, value_name = "EVENT")]
+    event: Option<String>,
+    /// Samples a second and vCPU
+    #[arg(long, value_name = "N")]
+    hz: Option<u64>,
+    /// Most frames of a call chain, 0 for none
+    #[arg(short, long, value_name = "DEPTH")]
+    callgraph: Option<u32>,
+    /// How samples are filed: none, library, kernel, cpu, all; while the session is empty
+    #[arg(short = 'p', long, value_name = "HOW", value_delimiter = ',')]
+    separate: Vec<String>,
+    /// Event buffer in words
+    #[arg(long, value_name = "WORDS")]
+    buffer_size: Option<u64>,
+    /// Free words at which the event buffer is read
+    #[arg(long, value_name = "WORDS")]
+    buffer_watershed: Option<u64>,
+    /// Entries of a vCPU's buffers
+    #[arg(long, value_name = "ENTRIES")]
+    cpu_buffer_size: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+struct Commands {
+    /// Print what is known of the profiling (the default)
+    #[arg(long)]
+    status: bool,
+    /// Start profiling
+    #[arg(short, long)]
+    start: bool,
+    /// Stop profiling
+    #[arg(short = 't', long)]
+    stop: bool,
+    /// Bring every sample into the session, and wait for it
+    #[arg(short, long)]
+    dump: bool,
+    /// Stop profiling and bring every sample into the session
+    #[arg(long)]
+    shutdown: bool,
+    /// Forget what is in the session
+    #[arg(long)]
+    reset: bool,
+    /// Keep the session under a name and begin another one
+    #[arg(long, value_name = "NAME")]
+    save: Option<String>,
+    /// Print what came in, each second
+    #[arg(long)]
+    watch: bool,
+    /// List the control files
+    #[arg(long)]
+    list_files: bool,
+    /// Print a control file
+    #[arg(long, value_name = "FILE")]
+    read: Option<String>,
+    /// Write a control file
+    #[arg(long, value_name = "FILE=TEXT")]
+    write: Option<String>,
+}
+
+/// From one line of --watch to the next.
+const WATCH_PERIOD: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Quiet>() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("opcontrol: {}", control::told(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Failed = Box<dyn std::error::Error>;
+
+fn run(arguments: Arguments) -> Result<(), Failed> {
+    let separation = control::separation(&arguments.settings.separate)?;
+    if let Some(event) = &arguments.settings.event {
+        control::check_event(event)?;
+    }
+    let mut client = Client::connect(&arguments.socket)?;
+    let set = apply(&mut client, &arguments.settings, separation)?;
+    let commands = arguments.command;
+    if commands.watch {
+        return watch(&mut client);
+    }
+    let json = arguments.json;
+    if commands.start {
+        client.ask(Command::Start)?;
+        let status = client.status()?;
+        say("Profiler running.")?;
+        hint(&status)
+    } else if commands.stop || commands.shutdown {
+        let answer = client.ask(Command::Stop)?;
+        say("Stopping profiling.")?;
+        if commands.shutdown {
+            client.ask(Command::Dump)?;
+        }
+        if client.status()?.said_hello && answer["quiesced"] == false {
+            eprintln!("The guest has not handed in its last samples yet; --dump takes them later.");
+        }
+        Ok(())
+    } else if commands.dump {
+        client.ask(Command::Dump)?;
+        hint(&client.status()?)
+    } else if commands.reset {
+        Ok(client.ask(Command::Reset).map(drop)?)
+    } else if let Some(name) = commands.save {
+        Ok(client.ask(Command::Save { name }).map(drop)?)
+    } else if commands.list_files {
+        let list = client.ask(Command::List)?;
+        for file in list.as_array().into_iter().flatten() {
+            let mode = file["mode"].as_u64().unwrap_or(0);
+            say(&format!(
+                "{mode:04o} {}",
+                file["path"].as_str().unwrap_or("")
+            ))?;
+        }
+        Ok(())
+    } else if let Some(path) = commands.read {
+        let text = client.read(&path)?;
+        say(text.trim_end_matches('\n'))
+    } else if let Some(write) = commands.write {
+        let (path, text) = write.split_once('=').ok_or("--write takes FILE=TEXT")?;
+        Ok(client.write(path, text)?)
+    } else if set && !commands.status {
+        Ok(())
+    } else {
+        let status = client.status()?;
+        match json {
+            true => say(&serde_json::to_string_pretty(&status)?)?,
+            false => say(control::status_text(&status).trim_end_matches('\n'))?,
+        }
+        hint(&status)
+    }
+}
+
+/// Applies the settings; whether there were any.
+fn apply(
+    client: &mut Client,
+    settings: &Settings,
+    separation: Option<(Separation, bool)>,
+) -> Result<bool, ClientError> {
+    let mut any = settings.event.is_some();
+    let files = [
+        ("backtrace_depth", settings.callgraph.map(u64::from)),
+        ("buffer_size", settings.buffer_size),
+        ("buffer_watershed", settings.buffer_watershed),
+        ("cpu_buffer_size", settings.cpu_buffer_size),
+    ];
+    for (path, value) in files {
+        if let Some(value) = value {
+            client.write(path, &value.to_string())?;
+            any = true;
+        }
+    }
+    if let Some(hz) = settings.hz {
+        client.ask(Command::Rate { hz })?;
+        any = true;
+    }
+    if let Some((separation, per_cpu)) = separation {
+        client.ask(Command::Separate {
+            separation,
+            per_cpu,
+        })?;
+        any = true;
+    }
+    Ok(any)
+}
+
+fn watch(client: &mut Client) -> Result<(), Failed> {
+    let mut watch = Watch::default();
+    loop {
+        say(watch.lines(&client.status()?).trim_end_matches('\n'))?;
+        thread::sleep(WATCH_PERIOD);
+    }
+}
+
+fn hint(status: &Status) -> Result<(), Failed> {
+    if let Some(hint) = control::hint(status) {
+        eprintln!("{hint}");
+    }
+    Ok(())
+}
+
+fn say(text: &str) -> Result<(), Failed> {
+    match writeln!(io::stdout(), "{text}") {
+        // Whoever read it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Quiet.into()),
+        other => Ok(other?),
+    }
+}
