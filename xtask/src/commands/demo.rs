@@ -117,7 +117,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         &["--symbols", "--merge=cpu", "--threshold=0.5"],
     )?;
     measure(&arguments.scenario, &session).map_err(Failure::new)?;
-    how_to_go_on(&opreport, &session);
+    how_to_go_on(&binaries, &session);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -206,13 +206,15 @@ fn print_group(measured: &Measured) {
     }
 }
 
-fn how_to_go_on(opreport: &Path, session: &Path) {
-    let opreport = shown(opreport);
+fn how_to_go_on(binaries: &Path, session: &Path) {
+    let tools = shown(binaries);
     let session = shown(session);
     println!(
         "\nThe session is {session}. Go on with\n\
-         \x20 {opreport} --session-dir={session} -l                      # a column for each vCPU\n\
-         \x20 {opreport} --session-dir={session} -l -m cpu image:'*realcode'  # one program\n\
+         \x20 {tools}/opreport --session-dir={session} -l                      # a column for each vCPU\n\
+         \x20 {tools}/opreport --session-dir={session} -l -m cpu image:'*realcode'  # one program\n\
+         \x20 {tools}/optop --once --session-dir={session}                     # a table, live while a VM runs\n\
+         \x20 {tools}/opexport -F flamegraph -o flame.svg --session-dir={session}  # for a browser; -F pprof, firefox, …\n\
          \x20 cargo xtask demo --cpus 4 --scenario storm                 # short-lived processes\n\
          \x20 cargo xtask test                                           # everything, measured"
     );
