@@ -75,9 +75,6 @@ pub enum ToolError {
         /// The limit.
         limit: usize,
     },
-    /// A part that is not there yet.
-    #[error("opreport error: {0} is not there yet")]
-    NotThereYet(&'static str),
     /// The samples differ in more than one way, which a table cannot show.
     #[error(
         "opreport error: Already displaying results for parameter {shown} with values:\n{values},\nwhich conflicts with parameter {conflicting}.\nSuggestion: specify {shown}: or --merge {shown}"

@@ -9,6 +9,7 @@ use clap::Args;
 use super::lab::ChoiceArguments;
 use super::lint;
 use crate::Failure;
+use crate::apt;
 use crate::cargo;
 use crate::kvm_tests::{self, KvmTestError};
 use crate::machine;
@@ -69,6 +70,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
     phase("lint", &mut || Ok(lint::run_lint().map(|()| true)?));
     phase("tests without KVM", &mut || {
+        apt::program(
+            "python3",
+            "python3",
+            "docs/control-protocol.md has a program",
+        )?;
         let step = Step::begin("tests without KVM");
         let mut all_passed = true;
         for arguments in [

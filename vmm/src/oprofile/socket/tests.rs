@@ -440,9 +440,8 @@ fn the_collector_completes_the_session_behind_the_socket() {
     assert_eq!(result.stats.samples, 7);
 }
 
-/// The program of docs/control-protocol.md, as it stands there.
+/// The program of docs/control-protocol.md, as it stands there. It needs python3, which `cargo xtask test` sees to.
 #[test]
-#[ignore = "needs python3"]
 fn the_specifications_client_in_python_works() {
     let text = include_str!("../../../../docs/control-protocol.md");
     let program = text.split("```python\n").nth(1).unwrap();
