@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::{self, BufWriter, IsTerminal as _, Write as _};
+use std::io::{self, BufWriter, IsTerminal as _};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,6 +14,8 @@ use oprofile_tools::annotate::paths::SourcePaths;
 use oprofile_tools::annotate::source::{self, SourceOptions};
 use oprofile_tools::annotate::{AnnotateError, Sink};
 use oprofile_tools::classes::Merge;
+use oprofile_tools::cli::run::{self, tell};
+use oprofile_tools::cli::values;
 use oprofile_tools::demangle::Demangle;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::names::printable;
@@ -22,9 +24,6 @@ use oprofile_tools::profile::Selection;
 use oprofile_tools::report::Banner;
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::Profiles;
-
-/// Words of `--verbose`. They are accepted for the sake of scripts; there is nothing more to be told.
-const VERBOSE: [&str; 7] = ["all", "debug", "bfd", "level1", "sfile", "stats", "xml"];
 
 /// Show source or assembly with the samples of each line beside it.
 #[derive(Debug, Parser)]
@@ -129,20 +128,11 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match run::arguments(|_: &Arguments| false) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let status = if error.use_stderr() {
-                ExitCode::FAILURE
-            } else {
-                ExitCode::SUCCESS
-            };
-            // Nothing is left to be told to a closed terminal.
-            let _ = error.print();
-            return status;
-        }
+        Err(status) => return status,
     };
-    let message = match run(&arguments) {
+    let message = match annotate(&arguments) {
         Ok(()) => return ExitCode::SUCCESS,
         // A reader that has seen enough closes the pipe; that is no error.
         Err(Failure::Annotate(AnnotateError::Output(error)))
@@ -157,19 +147,13 @@ fn main() -> ExitCode {
         }
         Err(error) => error.to_string(),
     };
-    for line in message.lines() {
-        tell(&printable(line.as_bytes()));
-    }
-    ExitCode::FAILURE
+    run::failed(&message)
 }
 
-fn run(arguments: &Arguments) -> Result<(), Failure> {
+fn annotate(arguments: &Arguments) -> Result<(), Failure> {
     check(arguments)?;
-    let threshold = arguments.threshold.as_deref().map_or(Ok(0.0), threshold)?;
-    let demangle = arguments
-        .demangle
-        .as_deref()
-        .map_or(Ok(Demangle::Normal), demangle)?;
+    let threshold = values::threshold(arguments.threshold.as_deref())?;
+    let demangle = values::demangle("opannotate", arguments.demangle.as_deref())?;
     let merge = Merge::parse(&arguments.merge)?;
     let Profiles::One(spec) = Profiles::parse(&arguments.specification)? else {
         return Err(
@@ -182,12 +166,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         &spec,
     )
     .with_image_paths(&arguments.image_path)?;
-    if places.announce {
-        tell(&format!(
-            "Using {}/samples/ for samples directory.",
-            printable(places.session_dir.as_os_str().as_encoded_bytes())
-        ));
-    }
+    values::announce(&places);
     let selection = Selection::new(&places, &spec, merge, arguments.exclude_dependent)?;
     for warning in places.warnings() {
         tell(&warning);
@@ -209,7 +188,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         tell(warning);
     }
     let heading = heading(arguments, threshold, &banner.text(&selection));
-    annotate(arguments, threshold, demangle, &collected, &heading)?;
+    write(arguments, threshold, demangle, &collected, &heading)?;
     Ok(())
 }
 
@@ -225,17 +204,10 @@ fn check(arguments: &Arguments) -> Result<(), ToolError> {
     if arguments.exclude_dependent && arguments.merge.iter().any(|word| word == "lib") {
         return refuse("--merge=lib is meaningless with --exclude-dependent");
     }
-    if arguments
-        .verbose
-        .iter()
-        .any(|word| !VERBOSE.contains(&word.as_str()))
-    {
-        return refuse("unknown --verbose= options");
-    }
-    Ok(())
+    values::check_verbose(arguments.verbose.iter().map(String::as_str))
 }
 
-fn annotate(
+fn write(
     arguments: &Arguments,
     threshold: f64,
     demangle: Demangle,
@@ -342,11 +314,6 @@ fn heading(arguments: &Arguments, threshold: f64, banner: &str) -> String {
     text
 }
 
-/// Writes a line to standard error. There is nobody to tell when that fails.
-fn tell(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
 /// The names in comma-separated lists.
 fn list(words: &[String]) -> Vec<Vec<u8>> {
     words
@@ -355,28 +322,4 @@ fn list(words: &[String]) -> Vec<Vec<u8>> {
         .filter(|word| !word.is_empty())
         .map(|word| word.as_bytes().to_vec())
         .collect()
-}
-
-fn threshold(text: &str) -> Result<f64, ToolError> {
-    text.parse()
-        .ok()
-        .filter(|value| (0.0..=100.0).contains(value))
-        .ok_or_else(|| {
-            ToolError::Usage(format!(
-                "illegal threshold value: {} allowed range: [0-100]",
-                printable(text.as_bytes())
-            ))
-        })
-}
-
-fn demangle(text: &str) -> Result<Demangle, ToolError> {
-    match text {
-        "none" => Ok(Demangle::None),
-        "normal" => Ok(Demangle::Normal),
-        "smart" => Ok(Demangle::Smart),
-        _ => Err(ToolError::Usage(format!(
-            "opannotate error: invalid option --demangle={}",
-            printable(text.as_bytes())
-        ))),
-    }
 }

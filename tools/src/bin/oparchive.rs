@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use oprofile_tools::archive::{ArchiveDirectory, CopyError, Plan, Request, plan};
 use oprofile_tools::cli::oparchive::Arguments;
 use oprofile_tools::cli::run::{self, tell};
+use oprofile_tools::cli::values;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::names::printable;
 use oprofile_tools::session::Places;
@@ -65,12 +66,7 @@ fn archive(arguments: &Arguments) -> Result<(), Failure> {
     )
     .with_image_paths(&arguments.image_path)
     .map_err(Failure::Session)?;
-    if places.announce {
-        tell(&format!(
-            "Using {}/samples/ for samples directory.",
-            places.session_dir.display()
-        ));
-    }
+    values::announce(&places);
     let plan = plan(&Request {
         places: &places,
         spec: &spec,

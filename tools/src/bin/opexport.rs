@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser};
+use oprofile_tools::atomic_file::PartialFile;
 use oprofile_tools::classes::Merge;
-use oprofile_tools::demangle::Demangle;
+use oprofile_tools::cli::run::{self, tell, with_causes};
+use oprofile_tools::cli::values;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::export::model::Profile;
 use oprofile_tools::export::read::{Options, read};
@@ -58,8 +60,8 @@ struct Arguments {
     #[arg(short = 'x', long)]
     exclude_dependent: bool,
     /// How to show C++ and Rust names
-    #[arg(short = 'D', long, value_name = "none|normal", value_parser = demangle, default_value = "normal")]
-    demangle: Demangle,
+    #[arg(short = 'D', long, value_name = "none|normal|smart")]
+    demangle: Option<String>,
     /// Look for missing images below these directories, too
     #[arg(short = 'p', long, value_name = "DIR,...", value_delimiter = ',')]
     image_path: Vec<PathBuf>,
@@ -107,31 +109,17 @@ impl From<oprofile_tools::export::read::ReadError> for Error {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match run::arguments(|_: &Arguments| false) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let status = if error.use_stderr() {
-                ExitCode::FAILURE
-            } else {
-                ExitCode::SUCCESS
-            };
-            // Nothing is left to be told to a closed terminal.
-            let _ = error.print();
-            return status;
-        }
+        Err(status) => return status,
     };
-    match run(&arguments) {
+    match export(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            for line in error.to_string().lines() {
-                tell(&printable(line.as_bytes()));
-            }
-            ExitCode::FAILURE
-        }
+        Err(error) => run::failed(&error.to_string()),
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), Error> {
+fn export(arguments: &Arguments) -> Result<(), Error> {
     if arguments.format.is_binary() && arguments.output_file.is_none() && io::stdout().is_terminal()
     {
         return Err(Error::Other(
@@ -141,7 +129,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     let options = Options {
         merge: Merge::parse(&arguments.merge)?,
         exclude_dependent: arguments.exclude_dependent,
-        demangle: arguments.demangle,
+        demangle: values::demangle("opexport", arguments.demangle.as_deref())?,
         flat: arguments.flat,
         lines: arguments.debug_info,
     };
@@ -157,12 +145,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         &spec,
     )
     .with_image_paths(&arguments.image_path)?;
-    if places.announce {
-        tell(&format!(
-            "Using {}/samples/ for samples directory.",
-            printable(places.session_dir.as_os_str().as_encoded_bytes())
-        ));
-    }
+    values::announce(&places);
     let found = read(&places, &spec, &options)?;
     for warning in &found.warnings {
         tell(warning);
@@ -175,17 +158,17 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         Some(path) => to_file(path, &found.profile, arguments.format, &title),
         None => {
             let mut out = BufWriter::new(io::stdout().lock());
-            let written = export(&found.profile, arguments.format, &title, &mut out);
+            let written = write_out(&found.profile, arguments.format, &title, &mut out);
             match written {
                 // A reader that has seen enough closes the pipe; that is no error.
                 Err(source) if is_broken_pipe(&source) => Ok(()),
-                other => other.map_err(|error| Error::Other(chain(&error))),
+                other => other.map_err(|error| Error::Other(with_causes(&error))),
             }
         }
     }
 }
 
-fn export(
+fn write_out(
     profile: &Profile,
     format: Format,
     title: &str,
@@ -195,60 +178,23 @@ fn export(
     Ok(out.flush()?)
 }
 
-/// Writes beside `path` and renames: nobody sees half a file.
+/// Writes a file that appears whole or not at all. A pipe or device is written to as it is.
 fn to_file(path: &Path, profile: &Profile, format: Format, title: &str) -> Result<(), Error> {
     let shown = printable(path.as_os_str().as_encoded_bytes());
     let failed = |what: String| Error::Other(format!("{shown}: {what}"));
-    // A pipe or device is written to as it is.
-    let direct = path.exists() && !path.is_file();
-    let target = if direct {
-        path.to_owned()
-    } else {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".part");
-        PathBuf::from(name)
-    };
-    let file = File::create(&target).map_err(|error| failed(error.to_string()))?;
-    let mut out = BufWriter::new(file);
-    let written = export(profile, format, title, &mut out);
-    drop(out);
-    let done = match written {
-        Err(error) => Err(failed(chain(&error))),
-        Ok(()) if direct => Ok(()),
-        Ok(()) => std::fs::rename(&target, path).map_err(|error| failed(error.to_string())),
-    };
-    if done.is_err() && !direct {
-        // What is left of it is of no use; the first error is the one to tell.
-        let _ = std::fs::remove_file(&target);
+    let cannot = |error: io::Error| failed(error.to_string());
+    if path.exists() && !path.is_file() {
+        let mut out = BufWriter::new(File::create(path).map_err(cannot)?);
+        return write_out(profile, format, title, &mut out)
+            .map_err(|error| failed(with_causes(&error)));
     }
-    done
+    let partial = PartialFile::create(path).map_err(cannot)?;
+    let mut out = BufWriter::new(&partial.file);
+    write_out(profile, format, title, &mut out).map_err(|error| failed(with_causes(&error)))?;
+    drop(out);
+    partial.finish().map_err(cannot)
 }
 
 fn is_broken_pipe(error: &oprofile_tools::export::ExportError) -> bool {
     matches!(error, oprofile_tools::export::ExportError::Output(source) if source.kind() == io::ErrorKind::BrokenPipe)
-}
-
-/// The message with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-/// Writes a line to standard error. There is nobody to tell when that fails.
-fn tell(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
-fn demangle(text: &str) -> Result<Demangle, String> {
-    match text {
-        "none" => Ok(Demangle::None),
-        "normal" => Ok(Demangle::Normal),
-        _ => Err("none or normal".to_owned()),
-    }
 }

@@ -1,21 +1,19 @@
 //! `opgprof`: the samples of one binary as a file for gprof.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{BufWriter, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser};
 use oprofile_tools::classes::Merge;
+use oprofile_tools::cli::run::{self, tell};
+use oprofile_tools::cli::values;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::gmon::{Capped, GmonError, collect};
-use oprofile_tools::names::printable;
 use oprofile_tools::profile::Selection;
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::Profiles;
-
-/// Words of `--verbose`. They are accepted for the sake of scripts; there is nothing more to be told.
-const VERBOSE: [&str; 7] = ["all", "debug", "bfd", "level1", "sfile", "stats", "xml"];
 
 /// Full bins that have a warning of their own.
 const MAX_WARNINGS: usize = 20;
@@ -77,42 +75,22 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match run::arguments(|_: &Arguments| false) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let status = if error.use_stderr() {
-                ExitCode::FAILURE
-            } else {
-                ExitCode::SUCCESS
-            };
-            // Nothing is left to be told to a closed terminal.
-            let _ = error.print();
-            return status;
-        }
+        Err(status) => return status,
     };
-    match run(&arguments) {
+    match convert(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let message = error
-                .chain()
-                .replacen("opreport error:", "opgprof error:", 1);
-            for line in message.lines() {
-                tell(&printable(line.as_bytes()));
-            }
-            ExitCode::FAILURE
+            let message = error.chain();
+            run::failed(&message.replacen("opreport error:", "opgprof error:", 1))
         }
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), ToolError> {
-    if arguments
-        .verbose
-        .iter()
-        .any(|word| !VERBOSE.contains(&word.as_str()))
-    {
-        return Err(ToolError::Usage("unknown --verbose= options".to_owned()));
-    }
-    let threshold = arguments.threshold.as_deref().map_or(Ok(0.0), threshold)?;
+fn convert(arguments: &Arguments) -> Result<(), ToolError> {
+    values::check_verbose(arguments.verbose.iter().map(String::as_str))?;
+    let threshold = values::threshold(arguments.threshold.as_deref())?;
     let Profiles::One(spec) = Profiles::parse(&arguments.specification)? else {
         return Err(ToolError::Specification(
             "opgprof cannot compare two profiles".to_owned(),
@@ -124,12 +102,7 @@ fn run(arguments: &Arguments) -> Result<(), ToolError> {
         &spec,
     )
     .with_image_paths(&arguments.image_path)?;
-    if places.announce {
-        tell(&format!(
-            "Using {}/samples/ for samples directory.",
-            printable(places.session_dir.as_os_str().as_encoded_bytes())
-        ));
-    }
+    values::announce(&places);
     // gprof knows one column; who and where is summed over, what is not.
     let merge = Merge {
         cpu: true,
@@ -191,21 +164,4 @@ fn warn_capped(capped: &Capped) {
             rest.len()
         ));
     }
-}
-
-/// Writes a line to standard error. There is nobody to tell when that fails.
-fn tell(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
-fn threshold(text: &str) -> Result<f64, ToolError> {
-    text.parse()
-        .ok()
-        .filter(|value| (0.0..=100.0).contains(value))
-        .ok_or_else(|| {
-            ToolError::Usage(format!(
-                "illegal threshold value: {} allowed range: [0-100]",
-                printable(text.as_bytes())
-            ))
-        })
 }

@@ -7,16 +7,13 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, Parser};
 use oprofile_tools::classes::Merge;
-use oprofile_tools::demangle::Demangle;
+use oprofile_tools::cli::run::{self, tell};
+use oprofile_tools::cli::values;
 use oprofile_tools::error::ToolError;
-use oprofile_tools::names::printable;
 use oprofile_tools::options::{Kind, Options, SortKey, SymbolFilter};
 use oprofile_tools::report::{self, Sink};
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::{Profiles, Specification};
-
-/// Words of `--verbose`. They are accepted for the sake of scripts; there is nothing more to be told.
-const VERBOSE: [&str; 7] = ["all", "debug", "bfd", "level1", "sfile", "stats", "xml"];
 
 /// Report where the time went, by program or by function.
 #[derive(Debug, Parser)]
@@ -156,31 +153,17 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match run::arguments(|_: &Arguments| false) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let status = if error.use_stderr() {
-                ExitCode::FAILURE
-            } else {
-                ExitCode::SUCCESS
-            };
-            // Nothing is left to be told to a closed terminal.
-            let _ = error.print();
-            return status;
-        }
+        Err(status) => return status,
     };
-    match run(&arguments) {
+    match report(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            for line in error.chain().lines() {
-                tell(&printable(line.as_bytes()));
-            }
-            ExitCode::FAILURE
-        }
+        Err(error) => run::failed(&error.chain()),
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), ToolError> {
+fn report(arguments: &Arguments) -> Result<(), ToolError> {
     let options = options(arguments)?;
     let profiles = Profiles::parse(&arguments.specification)?;
     options.check()?;
@@ -205,14 +188,6 @@ fn run(arguments: &Arguments) -> Result<(), ToolError> {
         )
         .with_image_paths(&image_paths)
     };
-    let announce = |places: &Places| {
-        if places.announce {
-            tell(&format!(
-                "Using {}/samples/ for samples directory.",
-                places.session_dir.display()
-            ));
-        }
-    };
     let mut sink = Sink {
         out: &mut out,
         tell: &mut |warning| tell(warning),
@@ -220,7 +195,7 @@ fn run(arguments: &Arguments) -> Result<(), ToolError> {
     let result = match &profiles {
         Profiles::One(spec) => {
             let places = places(spec)?;
-            announce(&places);
+            values::announce(&places);
             let result = report::report(&places, spec, &options, &mut sink);
             tell_next_step(&result, &[&places]);
             result
@@ -228,7 +203,7 @@ fn run(arguments: &Arguments) -> Result<(), ToolError> {
         Profiles::Two(specs) => {
             let [before, after] = &**specs;
             let both = (places(before)?, places(after)?);
-            announce(&both.0);
+            values::announce(&both.0);
             let result = report::compare((&both.0, before), (&both.1, after), &options, &mut sink);
             tell_next_step(&result, &[&both.0, &both.1]);
             result
@@ -244,9 +219,7 @@ fn options(arguments: &Arguments) -> Result<Options, ToolError> {
             "--callgraph is incompatible with --details".to_owned(),
         ));
     }
-    if words(&arguments.verbose).any(|word| !VERBOSE.contains(&word)) {
-        return Err(ToolError::Usage("unknown --verbose= options".to_owned()));
-    }
+    values::check_verbose(words(&arguments.verbose))?;
     let kind = if arguments.callgraph {
         Kind::CallGraph
     } else if arguments.details {
@@ -271,7 +244,7 @@ fn options(arguments: &Arguments) -> Result<Options, ToolError> {
                 .collect::<Vec<_>>(),
         )?,
         exclude_dependent: arguments.exclude_dependent,
-        threshold: arguments.threshold.as_deref().map_or(Ok(0.0), threshold)?,
+        threshold: values::threshold(arguments.threshold.as_deref())?,
         no_header: arguments.no_header,
         long_filenames: arguments.long_filenames,
         show_address: arguments.show_address,
@@ -282,10 +255,7 @@ fn options(arguments: &Arguments) -> Result<Options, ToolError> {
             .map(SortKey::parse)
             .collect::<Result<_, _>>()?,
         reverse: arguments.reverse_sort,
-        demangle: arguments
-            .demangle
-            .as_deref()
-            .map_or(Ok(Demangle::Normal), demangle)?,
+        demangle: values::demangle("opreport", arguments.demangle.as_deref())?,
         filter: SymbolFilter {
             include: words(&arguments.include_symbols)
                 .map(|word| word.as_bytes().to_vec())
@@ -326,33 +296,4 @@ fn given(arguments: &Arguments) -> Vec<(&'static str, String)> {
     .into_iter()
     .filter(|(_, value)| !value.is_empty())
     .collect()
-}
-
-/// Writes a line to standard error. There is nobody to tell when that fails.
-fn tell(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
-fn threshold(text: &str) -> Result<f64, ToolError> {
-    text.parse()
-        .ok()
-        .filter(|value| (0.0..=100.0).contains(value))
-        .ok_or_else(|| {
-            ToolError::Usage(format!(
-                "illegal threshold value: {} allowed range: [0-100]",
-                printable(text.as_bytes())
-            ))
-        })
-}
-
-fn demangle(text: &str) -> Result<Demangle, ToolError> {
-    match text {
-        "none" => Ok(Demangle::None),
-        "normal" => Ok(Demangle::Normal),
-        "smart" => Ok(Demangle::Smart),
-        _ => Err(ToolError::Usage(format!(
-            "opreport error: invalid option --demangle={}",
-            printable(text.as_bytes())
-        ))),
-    }
 }

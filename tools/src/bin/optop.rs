@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use clap::{ArgAction, Parser};
 use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use oprofile_tools::classes::Merge;
+use oprofile_tools::cli::run;
 use oprofile_tools::demangle::Demangle;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::export::read::{Options, ReadError, read};
@@ -94,33 +95,19 @@ enum Error {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match run::arguments(|_: &Arguments| false) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let status = if error.use_stderr() {
-                ExitCode::FAILURE
-            } else {
-                ExitCode::SUCCESS
-            };
-            // Nothing is left to be told to a closed terminal.
-            let _ = error.print();
-            return status;
-        }
+        Err(status) => return status,
     };
-    match run(&arguments) {
+    match watch(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         // A reader that has seen enough closes the pipe; that is no error.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            for line in error.to_string().lines() {
-                let _ = writeln!(io::stderr(), "{}", printable(line.as_bytes()));
-            }
-            ExitCode::FAILURE
-        }
+        Err(error) => run::failed(&error.to_string()),
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), Error> {
+fn watch(arguments: &Arguments) -> Result<(), Error> {
     let spec = Specification::parse(&arguments.specification)?;
     let places = Places::find(
         arguments.session_dir.as_deref(),

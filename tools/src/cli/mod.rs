@@ -4,6 +4,7 @@
 pub mod oparchive;
 pub mod opimport;
 pub mod run;
+pub mod values;
 
 use clap::{Command, CommandFactory as _};
 

@@ -37,18 +37,26 @@ pub fn arguments<A: Parser>(wants_usage: impl Fn(&A) -> bool) -> Result<A, ExitC
 pub fn status(result: Result<(), impl Error>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let mut text = error.to_string();
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                text.push_str(": ");
-                text.push_str(&error.to_string());
-                cause = error.source();
-            }
-            tell(&text);
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&with_causes(&error)),
     }
+}
+
+/// The status of a run that ended with this message, which is told.
+pub fn failed(message: &str) -> ExitCode {
+    tell(message);
+    ExitCode::FAILURE
+}
+
+/// An error's message with those of its causes.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 /// Writes a text to standard error, safe for a terminal. There is nobody to tell when that fails.
