@@ -316,8 +316,13 @@ impl Engine {
             Refusal::new(status::BAD_KERNEL, kernel_detail(error))
         })?;
         if capabilities & capability::CHANGE_WORDS != 0 {
-            let words = ChangeWords::new(&*link.memory, hello.change_words.get())
-                .ok_or(Refusal::new(status::BAD_KERNEL, BAD_CHANGE_WORDS))?;
+            let gpa = hello.change_words.get();
+            let words = ChangeWords::new(&*link.memory, gpa).ok_or_else(|| {
+                self.faults.explain(Fault::BadKernel, || {
+                    format!("Guest's change words at GPA {gpa:#x} are not aligned or not in RAM")
+                });
+                Refusal::new(status::BAD_KERNEL, BAD_CHANGE_WORDS)
+            })?;
             guest.count_changes(words);
         }
         self.kernel = Some(Arc::new(Kernel::new(
