@@ -8,6 +8,7 @@ use oprofile_control::message::Separation;
 use oprofile_control::status::{Counter, Reader};
 use thiserror::Error;
 
+use crate::cli::run::with_causes;
 use crate::names::printable;
 
 /// Settings that mean nothing for a virtual machine.
@@ -31,13 +32,7 @@ pub struct Quiet;
 /// An error with its causes, which may hold a guest's or a stranger's bytes.
 #[must_use]
 pub fn told(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let _ = write!(text, ": {cause}");
-        source = cause.source();
-    }
-    printable(text.as_bytes())
+    printable(with_causes(error).as_bytes())
 }
 
 /// Checks an event of OProfile's form, `name:count:…`.
