@@ -40,21 +40,33 @@ impl<const N: usize> Plan<N> {
         Self { percent, work }
     }
 
-    /// One round: `unit` iterations per percent. `first` says which function begins.
-    pub fn round(&self, unit: u64, first: usize) {
-        for step in 0..N {
-            let index = (first + step) % N;
-            (self.work[index])(unit * self.percent[index]);
+    /// One round: `unit` iterations per percent, once around from `start` percent of the plan. What lies before `start` in the
+    /// function that begins is done last.
+    pub fn round(&self, unit: u64, start: u64) {
+        for lap in [start..u64::MAX, 0..start] {
+            let mut begin = 0;
+            for (&percent, work) in self.percent.iter().zip(self.work) {
+                let end = begin + percent;
+                let part = end.min(lap.end).saturating_sub(begin.max(lap.start));
+                if part > 0 {
+                    work(unit * part);
+                }
+                begin = end;
+            }
         }
     }
 }
 
 /// Rounds of the plan until `clock_ns` reaches `deadline`, at least one.
+///
+/// Each begins at random in the plan, so that the shares hold at any distance from the start. Were it a whole function, drawn
+/// evenly, that began, then a rare one would have more than its share of a young process's time, and that is sampled more
+/// often than the rest: where starting made an interrupt wait, it comes right behind.
 pub fn run_until<const N: usize>(plan: &Plan<N>, deadline: u64) {
     let mut random = Random::new(deadline);
     loop {
         let unit = random.between(UNIT.0, UNIT.1);
-        plan.round(unit, usize::try_from(random.between(0, 64)).unwrap_or(0));
+        plan.round(unit, random.between(0, 100));
         if sys::clock_ns() >= deadline {
             return;
         }
@@ -94,14 +106,53 @@ mod tests {
     }
 
     #[test]
-    fn rounds_keep_the_shares_whoever_begins() {
+    fn rounds_keep_the_shares_wherever_they_begin() {
         let group = &guest_truth::SHARES;
         let plan = Plan::new(group, ["hot", "warm", "cool"], [first, second, third]);
-        for begin in 0..5 {
-            plan.round(200, begin);
+        for start in [0, 1, 59, 60, 61, 89, 90, 99] {
+            for done in &DONE {
+                done.store(0, Ordering::Relaxed);
+            }
+            plan.round(200, start);
+            let done = DONE.each_ref().map(|n| n.load(Ordering::Relaxed));
+            assert_eq!(done, [12_000, 6_000, 2_000], "from {start}");
         }
-        let done = DONE.each_ref().map(|n| n.load(Ordering::Relaxed));
-        assert_eq!(done, [60_000, 30_000, 10_000]);
+    }
+
+    static BEGAN: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+    static ROUND: AtomicU64 = AtomicU64::new(0);
+
+    fn begins(index: usize) {
+        if ROUND.swap(0, Ordering::Relaxed) == 1 {
+            BEGAN[index].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    extern "C" fn hot(n: u64) -> u64 {
+        begins(0);
+        n
+    }
+    extern "C" fn warm(n: u64) -> u64 {
+        begins(1);
+        n
+    }
+    extern "C" fn cool(n: u64) -> u64 {
+        begins(2);
+        n
+    }
+
+    #[test]
+    fn functions_begin_as_often_as_their_shares_say() {
+        let plan = Plan::new(
+            &guest_truth::SHARES,
+            ["hot", "warm", "cool"],
+            [hot, warm, cool],
+        );
+        for start in 0..100 {
+            ROUND.store(1, Ordering::Relaxed);
+            plan.round(1, start);
+        }
+        let began = BEGAN.each_ref().map(|n| n.load(Ordering::Relaxed));
+        assert_eq!(began, [60, 30, 10]);
     }
 
     #[test]

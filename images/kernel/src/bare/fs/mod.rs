@@ -97,6 +97,13 @@ pub struct File {
     pub mount: &'static VfsMount,
 }
 
+impl Inode {
+    /// Its content.
+    pub fn data(&self) -> &'static [u8] {
+        self.data
+    }
+}
+
 impl File {
     /// Opens the regular file at an absolute path.
     pub fn open(path: &[u8]) -> Option<Arc<Self>> {
@@ -115,7 +122,7 @@ impl File {
 
     /// Its content.
     pub fn data(&self) -> &'static [u8] {
-        self.inode.data
+        self.inode.data()
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod frames;
 pub mod heap;
+pub mod page_cache;
 pub mod paging;
 pub mod space;
 pub mod tlb;

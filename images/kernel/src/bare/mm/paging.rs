@@ -13,6 +13,8 @@ pub const WRITABLE: u64 = 1 << 1;
 pub const USER: u64 = 1 << 2;
 const CACHE_DISABLE: u64 = 1 << 4;
 const LARGE: u64 = 1 << 7;
+/// The frame belongs to the address space alone (a bit that the processor leaves to software); else it is the page cache's.
+pub const PRIVATE: u64 = 1 << 9;
 /// No instructions are fetched from it.
 pub const NO_EXECUTE: u64 = 1 << 63;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -185,7 +187,8 @@ impl PageTable {
         (value & wanted == wanted).then_some(value & ADDRESS)
     }
 
-    /// Unmaps the 4 KiB page at `address` and returns its frame. Cached translations are the caller's to remove.
+    /// Unmaps the 4 KiB page at `address` and returns its frame if it was [`PRIVATE`]. Cached translations are the caller's to
+    /// remove.
     pub fn unmap(self, address: u64) -> Option<u64> {
         let slot = self.find(address)?;
         let value = load(slot);
@@ -193,7 +196,7 @@ impl PageTable {
             return None;
         }
         store(slot, 0);
-        Some(value & ADDRESS)
+        (value & PRIVATE != 0).then_some(value & ADDRESS)
     }
 
     /// Frees the tables of the lower half and the root, handing each frame to `free`; pages that are still mapped are

@@ -8,9 +8,9 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::agent;
 use crate::fs::File;
-use crate::mm::paging::{PageTable, WRITABLE};
+use crate::mm::paging::{PRIVATE, PageTable, WRITABLE};
 use crate::mm::vma::{EXEC, Vma};
-use crate::mm::{PAGE, frames, physical_to_virtual, tlb, user_end};
+use crate::mm::{PAGE, frames, page_cache, physical_to_virtual, tlb, user_end};
 use crate::sync::Mutex;
 use crate::syscall::Errno;
 
@@ -70,8 +70,8 @@ impl Mm {
         self.table.root()
     }
 
-    /// Maps `length` bytes at `hint` when that range is free, else where there is room; filled at once, as private
-    /// copies of the file from page `file.1` on, or with zeros.
+    /// Maps `length` bytes at `hint` when that range is free, else where there is room; filled at once, from the file's page
+    /// `file.1` on, or with zeros. Code that is not writable is shared with all who map it, everything else copied.
     ///
     /// # Errors
     /// When the length makes no sense, or there is no room or memory.
@@ -115,22 +115,27 @@ impl Mm {
 
     fn fill(&self, area: &Vma) -> Result<(), Errno> {
         for address in (area.start..area.end).step_by(PAGE as usize) {
-            let frame = frames::allocate_holding(area.contents(address)).ok_or(Errno::NO_MEMORY)?;
+            let (frame, flags) = match area.shared_page(address) {
+                Some((inode, page)) => (page_cache::page(inode, page), area.page_flags()),
+                None => (
+                    frames::allocate_holding(area.contents(address)),
+                    area.page_flags() | PRIVATE,
+                ),
+            };
+            let frame = frame.ok_or(Errno::NO_MEMORY)?;
             let source = &mut frames::allocate_zeroed;
-            if (self
-                .table
-                .map(address, frame, PAGE, area.page_flags(), source))
-            .is_err()
-            {
-                // SAFETY: the frame did not get mapped.
-                unsafe { frames::free(frame) };
+            if self.table.map(address, frame, PAGE, flags, source).is_err() {
+                if flags & PRIVATE != 0 {
+                    // SAFETY: the frame did not get mapped.
+                    unsafe { frames::free(frame) };
+                }
                 return Err(Errno::NO_MEMORY);
             }
         }
         Ok(())
     }
 
-    /// Unmaps every page in a range and frees it when no processor can reach it any more.
+    /// Unmaps every page in a range and frees it, if it is its own, when no processor can reach it any more.
     fn discard(&self, start: u64, end: u64) {
         /// Pages that one flush covers.
         const BATCH: usize = 256;
@@ -333,10 +338,10 @@ impl Mm {
     /// Copies to user memory that need not be writable for user mode: for the loader.
     ///
     /// # Errors
-    /// When part of it is not mapped.
+    /// When part of it is not mapped, or shared with others.
     pub fn write_forced(&self, address: u64, source: &[u8]) -> Result<(), Errno> {
         let mut done = 0;
-        self.for_each_page(address, source.len(), 0, |memory, length| {
+        self.for_each_page(address, source.len(), PRIVATE, |memory, length| {
             // SAFETY: as in `write`.
             unsafe { ptr::copy_nonoverlapping(source.as_ptr().add(done), memory, length) };
             done += length;

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::fs::File;
+use crate::fs::{File, Inode};
 use crate::mm::PAGE;
 use crate::mm::paging::{NO_EXECUTE, USER, WRITABLE};
 use crate::mm::space::Mm;
@@ -96,6 +96,16 @@ impl Vma {
         let start = (self.page_offset * PAGE + (address - self.start)).min(data.len() as u64);
         let end = (start + PAGE).min(data.len() as u64);
         &data[start as usize..end as usize]
+    }
+
+    /// The file's page that the page at `address` is, when all who map it may share it: code that nobody writes to.
+    pub fn shared_page(&self, address: u64) -> Option<(&'static Inode, u64)> {
+        if self.flags & (EXEC | WRITE) != EXEC || self.contents(address).is_empty() {
+            return None;
+        }
+        // SAFETY: not null, as there are contents; this area holds a strong count of the file.
+        let inode = unsafe { &*self.file }.inode;
+        Some((inode, self.page_offset + (address - self.start) / PAGE))
     }
 
     /// The next area.
