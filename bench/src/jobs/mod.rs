@@ -1,6 +1,7 @@
 //! What is measured.
 
 mod ram;
+pub mod report;
 mod rings;
 mod translation;
 mod vcpus;
@@ -50,7 +51,7 @@ impl Error for WrongCount {}
 /// Makes a job ready; it has checked its results once then.
 type Prepare = fn() -> Result<Box<dyn Job>, Failure>;
 
-/// All jobs, in the order of the table.
+/// All jobs that run in this process, in the order of the table; `report` is behind them.
 const JOBS: [(&str, Prepare); 9] = [
     (workload::MIXED_NAME, workload::mixed),
     (workload::TRACE_NAME, workload::trace),
@@ -65,14 +66,14 @@ const JOBS: [(&str, Prepare); 9] = [
 
 /// Names of all jobs.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    JOBS.iter().map(|&(name, _)| name)
+    JOBS.iter().map(|&(name, _)| name).chain([report::NAME])
 }
 
 /// Makes the jobs of these names ready, or all when there is none.
 ///
 /// # Errors
 /// When a job's data cannot be read or its results are not those that are known.
-pub fn prepare(wanted: &[String]) -> Result<Vec<Box<dyn Job>>, Failure> {
+pub fn prepare(wanted: &[String], tools: &report::Tools) -> Result<Vec<Box<dyn Job>>, Failure> {
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
     let mut jobs = Vec::new();
     for (name, prepare) in JOBS {
@@ -80,6 +81,10 @@ pub fn prepare(wanted: &[String]) -> Result<Vec<Box<dyn Job>>, Failure> {
             eprintln!("==> preparing {name}");
             jobs.push(prepare()?);
         }
+    }
+    if is_wanted(report::NAME) {
+        eprintln!("==> preparing {}", report::NAME);
+        jobs.push(report::prepare(tools)?);
     }
     Ok(jobs)
 }
