@@ -28,6 +28,8 @@ const NODE_AND_BUCKET: u64 = 20;
 pub const MAX_DISTINCT_KEYS: usize = 1 << 24;
 /// Largest number of nodes the writer makes. Tables are powers of two and sizes are u32.
 const MAX_NODES: u32 = 1 << 31;
+/// Most counts that memory is reserved for before they are read.
+const MOST_RESERVED: usize = 1 << 16;
 /// Nodes read at a time.
 const NODES_PER_READ: usize = 4096;
 
@@ -212,7 +214,9 @@ pub fn read_total(path: &Path) -> Result<(Header, u64), SampleFileError> {
 pub fn read_sorted(path: &Path) -> Result<(Header, Vec<(u64, u64)>), SampleFileError> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
-    let mut counts: Vec<(u64, u64)> = Vec::new();
+    // As many as there can be, unless the file claims to be very long.
+    let nodes = usize::try_from(length / NODE_AND_BUCKET).unwrap_or(usize::MAX);
+    let mut counts: Vec<(u64, u64)> = Vec::with_capacity(nodes.min(MOST_RESERVED));
     let header = scan(file, length, |nodes| {
         counts.extend(nodes.iter().map(|node| (node.key, u64::from(node.value))));
         // Repeated keys are summed before they could fill the memory.

@@ -41,8 +41,14 @@ pub fn demangle(name: &str, how: Demangle) -> String {
 
 /// Whether any demangler would look at a name beyond its beginning.
 pub fn may_be_mangled(name: &str) -> bool {
-    // `_Z`, `_R`, what other systems make of them (`__R`, `R`, `ZN`), and Java's `L`.
-    name.starts_with(['_', 'L', 'R', 'Z'])
+    // `_Z`, `_R`, what other systems make of them (`__R`, `R`, `ZN`), and Java's `L`. C has many names that begin with `_`.
+    let name = name.as_bytes();
+    let start = name.iter().take_while(|byte| **byte == b'_').count();
+    match name.get(start) {
+        Some(b'R' | b'Z') => start <= 2,
+        Some(b'L') => start == 0,
+        _ => false,
+    }
 }
 
 fn rust(name: &str) -> Option<String> {

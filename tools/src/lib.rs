@@ -44,6 +44,7 @@ pub mod report;
 pub mod rows;
 pub mod samples;
 pub mod session;
+mod shown_names;
 pub mod spec;
 pub mod symbols;
 pub mod top;

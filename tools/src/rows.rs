@@ -1,15 +1,16 @@
 //! One row a symbol, for all images at once: names and numbers only, so that millions fit.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::demangle::{Demangle, demangle, may_be_mangled};
 use crate::error::ToolError;
 use crate::lines::SourceLine;
 use crate::names::{printable, sort_name};
 use crate::options::{Kind, Options, SortKey};
 use crate::profile::{Counts, ImageId, ImageProfile, Selection};
+use crate::shown_names::ShownNames;
 use crate::symbols::CodeSymbol;
 
 /// The rows of one image.
@@ -110,16 +111,25 @@ pub struct SymbolRows {
     pub classes: usize,
 }
 
+/// What decides between rows of the same count.
+const NATURAL: [SortKey; 4] = [
+    SortKey::AppName,
+    SortKey::Image,
+    SortKey::Vma,
+    SortKey::Symbol,
+];
+
 impl SymbolRows {
     /// Reads all images, on all processors. What of an image is not in a row is dropped before the next is read.
     pub fn read(selection: &Selection, options: &Options, raw: bool) -> Result<Self, ToolError> {
         let classes = selection.classes.len();
+        let shown = ShownNames::new(options.demangle);
         let images = (0..selection.images.len())
             .into_par_iter()
             .filter(|image| !selection.files_of(*image).is_empty())
             .map(|image| {
                 let profile = selection.read_image(image)?;
-                image_rows(&profile, options, classes, raw)
+                image_rows(&profile, options, &shown, classes, raw)
             })
             .collect::<Result<Vec<_>, _>>()?;
         let mut total = vec![0u64; classes];
@@ -145,50 +155,94 @@ impl SymbolRows {
         options: &Options,
         shown: impl Fn(&[u64], &Counts) -> bool,
     ) {
-        let mut order = Vec::new();
-        for (image, rows) in (0u32..).zip(&self.images) {
-            for row in 0..rows.rows.len() {
-                let counts = rows.counts(row, self.classes);
-                if shown(counts, &self.total) {
-                    let count = counts.first().copied().unwrap_or(0);
-                    order.push((count, image, u32::try_from(row).unwrap_or(u32::MAX)));
-                }
-            }
-        }
         let ranks = ranks(selection, options.long_filenames);
+        let natural = self.natural_order(&ranks, shown);
         let mut keys = options.sort.clone();
-        for last in [
-            SortKey::Sample,
-            SortKey::AppName,
-            SortKey::Image,
-            SortKey::Vma,
-            SortKey::Symbol,
-        ] {
-            if !keys.contains(&last) {
-                keys.push(last);
+        for last in [SortKey::Sample].iter().chain(&NATURAL) {
+            if !keys.contains(last) {
+                keys.push(*last);
             }
         }
-        let this = &*self;
-        order.par_sort_unstable_by(|a, b| {
-            let order = keys
-                .iter()
-                .map(|key| match key {
-                    SortKey::Sample => b.0.cmp(&a.0),
-                    key => this.compare((a.1, a.2), (b.1, b.2), *key, &ranks),
-                })
-                .find(|order| order.is_ne())
-                // Rows that nothing tells apart keep the order of the images.
-                .unwrap_or_else(|| (a.1, a.2).cmp(&(b.1, b.2)));
-            if options.reverse {
-                order.reverse()
-            } else {
-                order
-            }
-        });
+        keys.truncate(keys.len() - natural_tail(&keys));
+        // Many rows have the same count: what decides then is beside it, not in three other places.
+        let mut order: Vec<(u64, u32)> = natural
+            .iter()
+            .zip(0..)
+            .map(|(entry, place)| {
+                let (image, row) = self.at(*entry);
+                let count = image.counts(row, self.classes).first().copied();
+                (count.unwrap_or(0), place)
+            })
+            .collect();
+        if keys == [SortKey::Sample] {
+            order.par_sort_unstable_by_key(|(count, place)| (Reverse(*count), *place));
+        } else {
+            let this = &*self;
+            order.par_sort_unstable_by(|a, b| {
+                keys.iter()
+                    .map(|key| match key {
+                        SortKey::Sample => b.0.cmp(&a.0),
+                        key => {
+                            let [a, b] = [a, b].map(|entry| natural[entry.1 as usize]);
+                            this.compare(a, b, *key, &ranks)
+                        }
+                    })
+                    .find(|order| order.is_ne())
+                    .unwrap_or_else(|| a.1.cmp(&b.1))
+            });
+        }
+        // No two rows are equal, so this is the order by everything reversed.
+        if options.reverse {
+            order.reverse();
+        }
         self.order = order
             .into_iter()
-            .map(|(_, image, row)| (image, row))
+            .map(|(_, place)| natural[place as usize])
             .collect();
+    }
+
+    /// All rows that are shown in the order of [`NATURAL`]. Most of that is what they lie in: of one image and program they
+    /// are sorted by address.
+    fn natural_order(
+        &self,
+        ranks: &[usize],
+        shown: impl Fn(&[u64], &Counts) -> bool,
+    ) -> Vec<(u32, u32)> {
+        let mut runs: Vec<(usize, usize, u32, Range<usize>)> = Vec::new();
+        for (image, rows) in (0u32..).zip(&self.images) {
+            let mut start = 0;
+            for run in rows.rows.chunk_by(|a, b| a.app == b.app) {
+                let app = run.first().map_or(0, |row| row.app as usize);
+                let end = start + run.len();
+                runs.push((ranks[app], ranks[rows.image], image, start..end));
+                start = end;
+            }
+        }
+        runs.sort_unstable_by_key(|(app, image, index, rows)| (*app, *image, *index, rows.start));
+        let mut natural: Vec<(u32, u32)> = Vec::new();
+        for runs in runs.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            let from = natural.len();
+            for (_, _, image, rows) in runs {
+                let counts = |row| self.images[*image as usize].counts(row, self.classes);
+                natural.extend(
+                    (rows.clone())
+                        .filter(|row| shown(counts(*row), &self.total))
+                        .map(|row| (*image, u32::try_from(row).unwrap_or(u32::MAX))),
+                );
+            }
+            // Images of one name, and files whose sections lie in another order than their addresses.
+            let same_names = &mut natural[from..];
+            let compare = |a: &(u32, u32), b: &(u32, u32)| {
+                self.compare(*a, *b, SortKey::Vma, ranks)
+                    .then_with(|| self.compare(*a, *b, SortKey::Symbol, ranks))
+                    // Rows that nothing tells apart keep the order of the images.
+                    .then_with(|| a.cmp(b))
+            };
+            if !same_names.is_sorted_by(|a, b| compare(a, b).is_lt()) {
+                same_names.par_sort_unstable_by(compare);
+            }
+        }
+        natural
     }
 
     /// The image's rows and the row's number of an entry of [`SymbolRows::order`].
@@ -227,9 +281,26 @@ fn ranks(selection: &Selection, long: bool) -> Vec<usize> {
         .collect()
 }
 
+/// How many keys at the end of `keys` are in the order of [`NATURAL`], with everything that is left out decided before them.
+fn natural_tail(keys: &[SortKey]) -> usize {
+    let place = |key: &SortKey| NATURAL.iter().position(|other| other == key);
+    let mut next = NATURAL.len();
+    keys.iter()
+        .rev()
+        .take_while(|key| match place(key) {
+            Some(place) if place < next => {
+                next = place;
+                true
+            }
+            _ => false,
+        })
+        .count()
+}
+
 fn image_rows(
     profile: &ImageProfile,
     options: &Options,
+    shown: &ShownNames,
     classes: usize,
     raw: bool,
 ) -> Result<ImageRows, ToolError> {
@@ -264,11 +335,10 @@ fn image_rows(
                 Some(place) => place,
                 None => {
                     let start = rows.names.len();
-                    let how = match symbol {
-                        Some(_) => options.demangle,
-                        None => Demangle::None,
-                    };
-                    push_shown_name(&mut rows.names, &name, how);
+                    match symbol {
+                        Some(_) => shown.push(&mut rows.names, &name),
+                        None => rows.names.push_str(&printable(&name)),
+                    }
                     let place = (short(start)?, short(rows.names.len() - start)?);
                     if many_apps {
                         named.insert(samples.symbol, place);
@@ -312,16 +382,27 @@ fn image_rows(
     Ok(rows)
 }
 
-/// Appends a symbol's name as it is shown. Most names are plain words and only copied.
-fn push_shown_name(names: &mut String, name: &[u8], how: Demangle) {
-    let plain = name.iter().all(|byte| (b' '..=b'~').contains(byte));
-    match std::str::from_utf8(name) {
-        Ok(name) if plain && !may_be_mangled(name) => names.push_str(name),
-        Ok(name) => names.push_str(&printable(demangle(name, how).as_bytes())),
-        Err(_) => names.push_str(&printable(name)),
-    }
-}
-
 fn short(number: usize) -> Result<u32, ToolError> {
     u32::try_from(number).map_err(|_| ToolError::TooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_the_natural_order_decides_are_not_compared() {
+        use SortKey::{AppName, Image, Sample, Symbol, Vma};
+        for (keys, expected) in [
+            (&[Sample, AppName, Image, Vma, Symbol][..], 4),
+            (&[Vma, Sample, AppName, Image, Symbol], 3),
+            (&[Symbol, Sample, AppName, Image, Vma], 3),
+            (&[AppName, Image, Vma, Symbol, Sample], 0),
+            // The image comes before the program, so only what follows the program is decided.
+            (&[Image, AppName, Sample, Vma, Symbol], 2),
+            (&[Sample, Image, AppName, Vma, Symbol], 3),
+        ] {
+            assert_eq!(natural_tail(keys), expected, "{keys:?}");
+        }
+    }
 }

@@ -8,10 +8,12 @@ use super::numbers::{format_percent, percent};
 use crate::error::ToolError;
 use crate::options::{Kind, Options};
 use crate::profile::{Counts, Selection};
-use crate::rows::SymbolRows;
+use crate::rows::{ImageRows, Row, SymbolRows};
 
 /// Rows that one processor writes at a time.
 const CHUNK: usize = 4096;
+/// Rows that are looked up together: they lie all over the memory, and so the waits for them overlap.
+const LOOK_AHEAD: usize = 16;
 /// Chunks that are in memory at a time.
 const CHUNKS: usize = 16;
 
@@ -38,7 +40,8 @@ pub(super) fn write(
             chunks.push((sums.clone(), chunk));
             if options.accumulated {
                 for entry in chunk {
-                    add(&mut sums, rows, *entry);
+                    let (image, row) = rows.at(*entry);
+                    add(&mut sums, image.counts(row, rows.classes));
                 }
             }
         }
@@ -53,10 +56,32 @@ pub(super) fn write(
     Ok(())
 }
 
-fn add(sums: &mut [u64], rows: &SymbolRows, entry: (u32, u32)) {
-    let (image, row) = rows.at(entry);
-    for (sum, count) in sums.iter_mut().zip(image.counts(row, rows.classes)) {
+fn add(sums: &mut [u64], counts: &[u64]) {
+    for (sum, count) in sums.iter_mut().zip(counts) {
         *sum = sum.saturating_add(*count);
+    }
+}
+
+/// A row, looked up.
+struct Shown<'a> {
+    image: &'a ImageRows,
+    number: usize,
+    row: &'a Row,
+    counts: &'a [u64],
+    name: &'a str,
+}
+
+impl<'a> Shown<'a> {
+    fn new(rows: &'a SymbolRows, entry: (u32, u32)) -> Self {
+        let (image, number) = rows.at(entry);
+        let row = &image.rows[number];
+        Self {
+            image,
+            number,
+            row,
+            counts: image.counts(number, rows.classes),
+            name: image.name(row),
+        }
     }
 }
 
@@ -69,14 +94,22 @@ fn chunk_text(
 ) -> String {
     let mut text = String::with_capacity(chunk.len() * 80);
     let mut percents = Percents::default();
-    for entry in chunk {
-        let (image, number) = rows.at(*entry);
-        let row = &image.rows[number];
+    let shown = chunk.chunks(LOOK_AHEAD).flat_map(|entries| {
+        let look_up = |entry: &(u32, u32)| Shown::new(rows, *entry);
+        entries.iter().map(look_up).collect::<Vec<_>>()
+    });
+    for Shown {
+        image,
+        number,
+        row,
+        counts,
+        name,
+    } in shown
+    {
         if options.accumulated {
-            add(&mut sums, rows, *entry);
+            add(&mut sums, counts);
         }
         columns.write_address(&mut text, row.address);
-        let counts = image.counts(number, rows.classes);
         write_counts(
             &mut text,
             columns,
@@ -88,7 +121,7 @@ fn chunk_text(
         );
         columns.write_line(&mut text, image.line(number));
         columns.write_names(&mut text, row.app as usize, image.image);
-        text.push_str(image.name(row));
+        text.push_str(name);
         text.push('\n');
         if options.kind != Kind::Details {
             continue;
@@ -101,9 +134,7 @@ fn chunk_text(
         // Within the symbol.
         let mut sums = vec![0u64; rows.classes];
         for (detail, counts) in image.details(number, rows.classes) {
-            for (sum, count) in sums.iter_mut().zip(counts) {
-                *sum = sum.saturating_add(*count);
-            }
+            add(&mut sums, counts);
             text.push_str("  ");
             columns.write_address(&mut text, detail.address);
             write_counts(
