@@ -98,13 +98,22 @@ pub struct Classes {
 impl Classes {
     /// Sorts the files into classes.
     pub fn new(files: &[SampleFileName], merge: Merge) -> Result<Self, ToolError> {
-        let merged: Vec<SampleSpec> = files
-            .iter()
-            .map(|file| merge.apply(&file.name.spec))
-            .collect();
-        let axis = axis(&merged)?;
-        let mut specs = merged.clone();
-        specs.sort_by_cached_key(|spec| {
+        // There may be very many files, but there are few classes: their names are kept once.
+        let mut found: HashMap<SampleSpec, usize> = HashMap::new();
+        let mut of_file: Vec<usize> = Vec::with_capacity(files.len());
+        for file in files {
+            let next = found.len();
+            of_file.push(*found.entry(merge.apply(&file.name.spec)).or_insert(next));
+        }
+        let axis = axis(found.keys())?;
+        if found.len() > MAX_CLASSES {
+            return Err(ToolError::TooManyClasses {
+                found: found.len(),
+                limit: MAX_CLASSES,
+            });
+        }
+        let mut found: Vec<(SampleSpec, usize)> = found.into_iter().collect();
+        found.sort_by_cached_key(|(spec, _)| {
             [
                 &spec.event,
                 &spec.count,
@@ -115,18 +124,14 @@ impl Classes {
             ]
             .map(|part| sort_key(part))
         });
-        specs.dedup();
-        if specs.len() > MAX_CLASSES {
-            return Err(ToolError::TooManyClasses {
-                found: specs.len(),
-                limit: MAX_CLASSES,
-            });
+        let mut places = vec![0; found.len()];
+        for (place, (_, number)) in found.iter().enumerate() {
+            places[*number] = place;
         }
-        let numbers: HashMap<&SampleSpec, usize> = specs.iter().zip(0..).collect();
-        let of_file = merged
-            .iter()
-            .filter_map(|spec| numbers.get(spec).copied())
-            .collect();
+        for class in &mut of_file {
+            *class = places[*class];
+        }
+        let specs = found.into_iter().map(|(spec, _)| spec).collect();
         Ok(Self {
             axis,
             merge,
@@ -191,15 +196,15 @@ fn sort_key(part: &str) -> (bool, u64, String) {
     }
 }
 
-fn axis(specs: &[SampleSpec]) -> Result<Axis, ToolError> {
+fn axis<'a>(specs: impl Iterator<Item = &'a SampleSpec> + Clone) -> Result<Axis, ToolError> {
     let distinct =
-        |part: fn(&SampleSpec) -> String| specs.iter().map(part).collect::<BTreeSet<_>>();
+        |part: fn(&SampleSpec) -> String| specs.clone().map(part).collect::<BTreeSet<_>>();
     let events = distinct(|spec| format!("{}:{}:{}", spec.event, spec.count, spec.unit_mask));
     let tgids = distinct(|spec| spec.tgid.clone());
     let tids = distinct(|spec| spec.tid.clone());
     let cpus = distinct(|spec| spec.cpu.clone());
     // Threads that are their processes are one axis, not two.
-    let same = specs.iter().all(|spec| spec.tgid == spec.tid);
+    let same = specs.clone().all(|spec| spec.tgid == spec.tid);
     let candidates = [
         ("event", Axis::Event, &events, false),
         ("tgid", Axis::Tgid, &tgids, same),

@@ -11,6 +11,10 @@ use crate::profile::Counts;
 /// Most counts of one image: 1 GiB. Each position has one for every class, and a planted session may have many of both.
 const MAX_COUNTS: usize = 1 << 27;
 
+/// Counts of several files that are kept before those of one position and class are summed: 24 MiB. Many files are about the
+/// same positions.
+const SUM_AFTER: usize = 1 << 20;
+
 /// Counts by position and class.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SampleCounts {
@@ -79,6 +83,7 @@ pub fn read_counts(
         });
     }
     let mut all: Vec<(u64, usize, u64)> = Vec::new();
+    let mut limit = SUM_AFTER;
     for (path, class) in files {
         let counts = read(path)?;
         all.extend(
@@ -86,8 +91,15 @@ pub fn read_counts(
                 .into_iter()
                 .map(|(position, count)| (position, *class, count)),
         );
+        if all.len() > limit {
+            sum_up(&mut all);
+            if all.len() > MAX_COUNTS {
+                return Err(ToolError::TooManyCounts { limit: MAX_COUNTS });
+            }
+            limit = SUM_AFTER.max(all.len().saturating_mul(2));
+        }
     }
-    all.sort_unstable_by_key(|(position, ..)| *position);
+    sum_up(&mut all);
     let mut sorted = SampleCounts {
         classes,
         ..SampleCounts::default()
@@ -107,6 +119,18 @@ pub fn read_counts(
         }
     }
     Ok(sorted)
+}
+
+/// Sorts by position and class, and adds up what has both in common.
+fn sum_up(counts: &mut Vec<(u64, usize, u64)>) {
+    counts.sort_unstable_by_key(|(position, class, _)| (*position, *class));
+    counts.dedup_by(|later, kept| {
+        let same = (later.0, later.1) == (kept.0, kept.1);
+        if same {
+            kept.2 = kept.2.saturating_add(later.2);
+        }
+        same
+    });
 }
 
 #[cfg(test)]
@@ -131,6 +155,18 @@ mod tests {
             [(0x1004, &[2, 10][..]), (0x1008, &[6, 0][..])]
         );
         assert_eq!(counts.sum(0..2), [8, 10]);
+    }
+
+    #[test]
+    fn very_many_counts_of_few_positions_are_summed_on_the_way() {
+        let positions = 1 << 12;
+        let counts: Vec<(u64, u64)> = (0..positions).map(|position| (position, 1)).collect();
+        let one = file(&counts);
+        let times = 2 * SUM_AFTER / counts.len() + 1;
+        let files = vec![(one.path(), 0); times];
+        let sums = read_counts(&files, 1, |_| 0).unwrap();
+        assert_eq!(sums.positions.len(), counts.len());
+        assert!(sums.iter().all(|(_, count)| count == [times as u64]));
     }
 
     #[test]

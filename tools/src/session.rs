@@ -148,6 +148,7 @@ impl Places {
             for top in ["{root}", "{kern}"] {
                 walk.directory(&session.join(top), MAX_DEPTH)?;
             }
+            found.reserve_exact(walk.files.len());
             for path in walk.files {
                 let below = path
                     .strip_prefix(session)
@@ -170,7 +171,8 @@ impl Places {
             return Err(ToolError::NoSamples);
         }
         for list in [&mut found, &mut arcs] {
-            list.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
+            // In place; no two have one path.
+            list.sort_unstable_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
             if let Some(pair) = list.windows(2).find(|pair| pair[0].name == pair[1].name) {
                 return Err(ToolError::Twice {
                     path: pair[1].path.clone(),
@@ -289,7 +291,8 @@ impl Walk {
             Err(other) => return Err(error(other)),
         };
         for entry in entries {
-            let path = entry.map_err(error)?.path();
+            let entry = entry.map_err(error)?;
+            let path = entry.path();
             self.entries += 1;
             if self.entries > MAX_ENTRIES {
                 return Err(ToolError::TooManyFiles {
@@ -297,9 +300,13 @@ impl Walk {
                     limit: MAX_ENTRIES,
                 });
             }
-            // Links are followed, as OProfile does; a dangling one is no sample file.
-            let metadata = match fs::metadata(&path) {
-                Ok(metadata) => metadata,
+            let kind = match entry.file_type() {
+                Ok(kind) if !kind.is_symlink() => Ok(kind),
+                // Links are followed, as OProfile does; a dangling one is no sample file.
+                _ => fs::metadata(&path).map(|metadata| metadata.file_type()),
+            };
+            let kind = match kind {
+                Ok(kind) => kind,
                 Err(absent) if absent.kind() == ErrorKind::NotFound => continue,
                 Err(source) => {
                     return Err(ToolError::SampleFile {
@@ -308,11 +315,11 @@ impl Walk {
                     });
                 }
             };
-            if metadata.is_dir() {
+            if kind.is_dir() {
                 if depth > 0 {
                     self.directory(&path, depth - 1)?;
                 }
-            } else if metadata.is_file() && path.extension() != Some(OsStr::new("jo")) {
+            } else if kind.is_file() && path.extension() != Some(OsStr::new("jo")) {
                 self.files.push(path);
             }
         }
