@@ -15,8 +15,9 @@ use serde_json::json;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::completion::{Completion, Promise};
 use super::connection::Connection;
-use super::control::{After, Control, Next};
+use super::control::{Control, Next};
 use super::listener::Listener;
 
 /// Most clients at a time: a few terminals and tools, and far less than a process may have open files. All of them are the
@@ -102,15 +103,6 @@ struct Client {
     /// Once everything has gone out.
     closing: bool,
     interest: EventSet,
-}
-
-/// The collector has obeyed.
-#[derive(Debug)]
-struct Completion {
-    client: u64,
-    id: u64,
-    after: After,
-    result: Result<(), String>,
 }
 
 #[derive(Debug)]
@@ -443,27 +435,8 @@ impl Server {
             Ok((id, Ok(Next::Order(order, after)))) => {
                 client.waiting = Some(Waiting::Collector);
                 let (sender, wake) = (self.completions.0.clone(), Arc::clone(&self.wake));
-                let completion = move |result: Result<(), String>| Completion {
-                    client: token,
-                    id,
-                    after,
-                    result,
-                };
-                let again = (completion, sender.clone());
-                let sent = self.control.send(order, move |result| {
-                    let result = result.map_err(|error| crate::report::Chain(&error).to_string());
-                    // The server has ended.
-                    let _ = sender.send(completion(result));
-                    let _ = wake.write(1);
-                });
-                if !sent {
-                    let (completion, sender) = again;
-                    let failed =
-                        Err("The collector has ended; the session is not complete".to_owned());
-                    // This is its receiver.
-                    let _ = sender.send(completion(failed));
-                    let _ = self.wake.write(1);
-                }
+                let promise = Promise::new((token, id), after, sender, wake);
+                self.control.send(order, |result| promise.keep(result));
             }
         }
     }
