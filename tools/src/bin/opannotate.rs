@@ -4,16 +4,15 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, IsTerminal as _};
 use std::os::unix::ffi::OsStringExt as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Parser};
 use oprofile_tools::annotate::assembly::{self, AssemblyOptions, split_params};
 use oprofile_tools::annotate::collect::{CollectOptions, Collected, collect};
 use oprofile_tools::annotate::paths::SourcePaths;
 use oprofile_tools::annotate::source::{self, SourceOptions};
 use oprofile_tools::annotate::{AnnotateError, Sink};
 use oprofile_tools::classes::Merge;
+use oprofile_tools::cli::opannotate::Arguments;
 use oprofile_tools::cli::run::{self, tell};
 use oprofile_tools::cli::values;
 use oprofile_tools::demangle::Demangle;
@@ -25,100 +24,6 @@ use oprofile_tools::report::Banner;
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::Profiles;
 
-/// Show source or assembly with the samples of each line beside it.
-#[derive(Debug, Parser)]
-#[command(
-    name = "opannotate",
-    version,
-    disable_help_flag = true,
-    disable_version_flag = true,
-    args_override_self = true
-)]
-#[command(after_help = "\
-A profile specification is a list of tag:value[,value...] and paths of programs or libraries, as for opreport.
-
-Examples:
-  opannotate --session-dir=vm1 -s -d ~/src image:*postgres    source, looked for below ~/src
-  opannotate --session-dir=vm1 -s -t 5                        only files with at least 5 % of the samples
-  opannotate --session-dir=vm1 -s -o annotated                one file for each source file
-  opannotate --session-dir=vm1 -a -i hot image:*work          disassembly of one function
-  opannotate --session-dir=vm1 -a --objdump-params=-Mintel image:*work")]
-struct Arguments {
-    /// Annotate source files
-    #[arg(short, long)]
-    source: bool,
-    /// Annotate the disassembly, which objdump makes; with --source both are mixed
-    #[arg(short, long)]
-    assembly: bool,
-    /// Write a file for each source file below this directory, instead of all to standard output
-    #[arg(short, long, value_name = "DIR")]
-    output_dir: Option<PathBuf>,
-    /// Prefixes to take away from the names of source files before they are looked for
-    #[arg(short, long, value_name = "DIR,...", value_delimiter = ',')]
-    base_dirs: Vec<PathBuf>,
-    /// Directories below which source files are looked for
-    #[arg(short = 'd', long, value_name = "DIR,...", value_delimiter = ',')]
-    search_dirs: Vec<PathBuf>,
-    /// Only source files that match (with --source)
-    #[arg(long, value_name = "GLOB,...", value_delimiter = ',')]
-    include_file: Vec<OsString>,
-    /// Not source files that match (with --source)
-    #[arg(long, value_name = "GLOB,...", value_delimiter = ',')]
-    exclude_file: Vec<OsString>,
-    /// Count only these symbols (names as in the symbol table)
-    #[arg(short, long, value_name = "SYMBOLS")]
-    include_symbols: Vec<String>,
-    /// Leave these symbols out (names as in the symbol table)
-    #[arg(short, long, value_name = "SYMBOLS")]
-    exclude_symbols: Vec<String>,
-    /// More arguments for objdump (with --assembly)
-    #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true)]
-    objdump_params: Vec<String>,
-    /// Leave out source files or, with --assembly, symbols below this percentage
-    #[arg(short, long, value_name = "PERCENT", allow_hyphen_values = true)]
-    threshold: Option<String>,
-    /// How to show C++ and Rust names
-    #[arg(short = 'D', long, value_name = "none|normal|smart")]
-    demangle: Option<String>,
-    /// Sum over these: cpu, lib, tid, tgid, unitmask, all
-    #[arg(
-        short,
-        long,
-        value_name = "cpu,lib,tid,tgid,unitmask,all",
-        value_delimiter = ','
-    )]
-    merge: Vec<String>,
-    /// Leave out libraries, kernel and modules
-    #[arg(short = 'x', long)]
-    exclude_dependent: bool,
-    /// Accepted for the sake of scripts
-    #[arg(
-        short = 'V',
-        long,
-        value_name = "all,debug,bfd,level1,sfile,stats,xml",
-        value_delimiter = ','
-    )]
-    verbose: Vec<String>,
-    /// Directory that holds 'samples'; default is ./oprofile_data, else /var/lib/oprofile
-    #[arg(long, value_name = "DIR")]
-    session_dir: Option<PathBuf>,
-    /// Trees in which binaries are looked for that are not at their place
-    #[arg(short = 'p', long, value_name = "DIR,...", value_delimiter = ',')]
-    image_path: Vec<PathBuf>,
-    /// Directory that stands for the root of the profiled machine
-    #[arg(short = 'R', long, value_name = "DIR")]
-    root: Option<PathBuf>,
-    /// Show this help
-    #[arg(short = '?', short_alias = 'h', long, visible_alias = "usage", action = ArgAction::Help)]
-    help: Option<bool>,
-    /// Show the version
-    #[arg(short = 'v', long, action = ArgAction::Version)]
-    version: Option<bool>,
-    /// Profile specification, see below
-    #[arg(value_name = "SPECIFICATION")]
-    specification: Vec<String>,
-}
-
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -128,7 +33,7 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    let arguments = match run::arguments(|_: &Arguments| false) {
+    let arguments = match run::arguments() {
         Ok(arguments) => arguments,
         Err(status) => return status,
     };

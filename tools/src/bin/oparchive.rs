@@ -47,7 +47,7 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    match run::arguments(|arguments: &Arguments| arguments.usage) {
+    match run::arguments() {
         Ok(arguments) => run::status(archive(&arguments)),
         Err(status) => status,
     }

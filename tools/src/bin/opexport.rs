@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Parser};
 use oprofile_tools::atomic_file::PartialFile;
 use oprofile_tools::classes::Merge;
+use oprofile_tools::cli::opexport::Arguments;
 use oprofile_tools::cli::run::{self, tell, with_causes};
 use oprofile_tools::cli::values;
 use oprofile_tools::error::ToolError;
@@ -17,70 +17,6 @@ use oprofile_tools::export::{Format, write};
 use oprofile_tools::names::printable;
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::Specification;
-
-/// Write a profile in the format of another viewer.
-#[derive(Debug, Parser)]
-#[command(
-    name = "opexport",
-    version,
-    disable_help_flag = true,
-    disable_version_flag = true
-)]
-#[command(after_help = "\
-Examples:
-  opexport -F flamegraph -o profile.svg            then open it in a browser
-  opexport -F pprof -o profile.pb.gz               then: pprof -http=: profile.pb.gz
-  opexport -F firefox -o profile.json              then load it on profiler.firefox.com
-  opexport -F speedscope -o profile.json           then: npx speedscope profile.json
-  opexport -F folded --merge=all image:/usr/bin/python3 | sort -k2 -n
-
-The profile specification is that of opreport. docs/opexport.md says what each format can carry.")]
-struct Arguments {
-    /// File format
-    #[arg(short = 'F', long, value_enum)]
-    format: Format,
-    /// Write to this file instead of standard output
-    #[arg(short, long, value_name = "FILE")]
-    output_file: Option<PathBuf>,
-    /// Leave callers out, even where they were sampled
-    #[arg(long)]
-    flat: bool,
-    /// Tell the source lines of a function apart, where there is debug information
-    #[arg(short = 'g', long)]
-    debug_info: bool,
-    /// Sum over these: cpu, lib, tid, tgid, unitmask, all
-    #[arg(
-        short,
-        long,
-        value_name = "cpu,lib,tid,tgid,unitmask,all",
-        value_delimiter = ','
-    )]
-    merge: Vec<String>,
-    /// Leave out libraries, kernel and modules
-    #[arg(short = 'x', long)]
-    exclude_dependent: bool,
-    /// How to show C++ and Rust names
-    #[arg(short = 'D', long, value_name = "none|normal|smart")]
-    demangle: Option<String>,
-    /// Look for missing images below these directories, too
-    #[arg(short = 'p', long, value_name = "DIR,...", value_delimiter = ',')]
-    image_path: Vec<PathBuf>,
-    /// Directory that holds 'samples'; default is ./oprofile_data, else /var/lib/oprofile
-    #[arg(long, value_name = "DIR")]
-    session_dir: Option<PathBuf>,
-    /// Directory that stands for the root of the profiled machine
-    #[arg(short = 'R', long, value_name = "DIR")]
-    root: Option<PathBuf>,
-    /// Show this help
-    #[arg(short = '?', short_alias = 'h', long, action = ArgAction::Help)]
-    help: Option<bool>,
-    /// Show the version
-    #[arg(short = 'v', long, action = ArgAction::Version)]
-    version: Option<bool>,
-    /// Profile specification, see opreport
-    #[arg(value_name = "SPECIFICATION")]
-    specification: Vec<String>,
-}
 
 /// Why nothing was exported.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +45,7 @@ impl From<oprofile_tools::export::read::ReadError> for Error {
 }
 
 fn main() -> ExitCode {
-    let arguments = match run::arguments(|_: &Arguments| false) {
+    let arguments = match run::arguments() {
         Ok(arguments) => arguments,
         Err(status) => return status,
     };

@@ -2,11 +2,10 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Parser};
 use oprofile_tools::classes::Merge;
+use oprofile_tools::cli::opgprof::Arguments;
 use oprofile_tools::cli::run::{self, tell};
 use oprofile_tools::cli::values;
 use oprofile_tools::error::ToolError;
@@ -18,64 +17,8 @@ use oprofile_tools::spec::Profiles;
 /// Full bins that have a warning of their own.
 const MAX_WARNINGS: usize = 20;
 
-/// Write the samples of one binary as a file for gprof.
-#[derive(Debug, Parser)]
-#[command(
-    name = "opgprof",
-    version,
-    disable_help_flag = true,
-    disable_version_flag = true,
-    args_override_self = true
-)]
-#[command(after_help = "\
-The profile specification must leave one binary and one event; it is a list of tag:value[,value...] and paths of
-programs or libraries, as for opreport.
-
-Example:
-  opgprof --session-dir=vm1 -o work.gmon image:*work && gprof -p work work.gmon")]
-struct Arguments {
-    /// The file to write
-    #[arg(
-        short = 'o',
-        long,
-        visible_alias = "output-file",
-        value_name = "FILE",
-        default_value = "gmon.out"
-    )]
-    output_filename: PathBuf,
-    /// Leave out symbols below this percentage
-    #[arg(short, long, value_name = "PERCENT", allow_hyphen_values = true)]
-    threshold: Option<String>,
-    /// Accepted for the sake of scripts
-    #[arg(
-        short = 'V',
-        long,
-        value_name = "all,debug,bfd,level1,sfile,stats,xml",
-        value_delimiter = ','
-    )]
-    verbose: Vec<String>,
-    /// Directory that holds 'samples'; default is ./oprofile_data, else /var/lib/oprofile
-    #[arg(long, value_name = "DIR")]
-    session_dir: Option<PathBuf>,
-    /// Trees in which binaries are looked for that are not at their place
-    #[arg(short = 'p', long, value_name = "DIR,...", value_delimiter = ',')]
-    image_path: Vec<PathBuf>,
-    /// Directory that stands for the root of the profiled machine
-    #[arg(short = 'R', long, value_name = "DIR")]
-    root: Option<PathBuf>,
-    /// Show this help
-    #[arg(short = '?', short_alias = 'h', long, visible_alias = "usage", action = ArgAction::Help)]
-    help: Option<bool>,
-    /// Show the version
-    #[arg(short = 'v', long, action = ArgAction::Version)]
-    version: Option<bool>,
-    /// Profile specification, see below
-    #[arg(value_name = "SPECIFICATION")]
-    specification: Vec<String>,
-}
-
 fn main() -> ExitCode {
-    let arguments = match run::arguments(|_: &Arguments| false) {
+    let arguments = match run::arguments() {
         Ok(arguments) => arguments,
         Err(status) => return status,
     };

@@ -22,7 +22,7 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    match run::arguments(|arguments: &Arguments| arguments.usage) {
+    match run::arguments() {
         Ok(arguments) => run::status(import(arguments)),
         Err(status) => status,
     }

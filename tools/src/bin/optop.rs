@@ -1,13 +1,12 @@
 //! `optop`: the functions that a running virtual machine spends its time in.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{ArgAction, Parser};
 use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use oprofile_tools::classes::Merge;
+use oprofile_tools::cli::optop::Arguments;
 use oprofile_tools::cli::run;
 use oprofile_tools::demangle::Demangle;
 use oprofile_tools::error::ToolError;
@@ -16,66 +15,9 @@ use oprofile_tools::names::printable;
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::Specification;
 use oprofile_tools::top::snapshot::{Snapshot, read_account};
-use oprofile_tools::top::state::{Key, Message, SortKey, State};
+use oprofile_tools::top::state::{Key, Message, State};
 use oprofile_tools::top::watch::Fingerprint;
 use oprofile_tools::top::{plain, view};
-
-/// Show the functions that a running virtual machine spends its time in.
-#[derive(Debug, Parser)]
-#[command(
-    name = "optop",
-    version,
-    disable_help_flag = true,
-    disable_version_flag = true
-)]
-#[command(after_help = "\
-Keys: q quit, p pause, / filter, Esc no filter, s sort, r reverse, h help, arrows and page keys scroll.
-
-Examples:
-  optop --session-dir /run/vm1/profile
-  optop --once --lines 5                 the five hottest functions, for a script
-  optop --json | jq .functions[0]        a document whenever the session has changed
-
-The profile specification is that of opreport. Terminals that cannot move their cursor (TERM=dumb, vt100) and pipes get
-plain lines.")]
-struct Arguments {
-    /// Print once and end
-    #[arg(long)]
-    once: bool,
-    /// Print JSON, a document a line
-    #[arg(long)]
-    json: bool,
-    /// Seconds between looks at the session
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 1.0, value_parser = interval)]
-    interval: f64,
-    /// Rows to print where there is no screen to fill; 0 for all
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
-    lines: usize,
-    /// What to sort by
-    #[arg(short, long, value_enum, default_value_t)]
-    sort: SortKey,
-    /// Show only rows with this in function, image or program
-    #[arg(short, long, value_name = "TEXT", default_value = "")]
-    filter: String,
-    /// Look for missing images below these directories, too
-    #[arg(short = 'p', long, value_name = "DIR,...", value_delimiter = ',')]
-    image_path: Vec<PathBuf>,
-    /// Directory that holds 'samples'; default is ./oprofile_data, else /var/lib/oprofile
-    #[arg(long, value_name = "DIR")]
-    session_dir: Option<PathBuf>,
-    /// Directory that stands for the root of the profiled machine
-    #[arg(short = 'R', long, value_name = "DIR")]
-    root: Option<PathBuf>,
-    /// Show this help
-    #[arg(short = '?', short_alias = 'h', long, action = ArgAction::Help)]
-    help: Option<bool>,
-    /// Show the version
-    #[arg(short = 'v', long, action = ArgAction::Version)]
-    version: Option<bool>,
-    /// Profile specification, see opreport
-    #[arg(value_name = "SPECIFICATION")]
-    specification: Vec<String>,
-}
 
 /// Why the program ended.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +37,7 @@ enum Error {
 }
 
 fn main() -> ExitCode {
-    let arguments = match run::arguments(|_: &Arguments| false) {
+    let arguments = match run::arguments() {
         Ok(arguments) => arguments,
         Err(status) => return status,
     };
@@ -319,11 +261,4 @@ fn key(event: &Event) -> Option<Key> {
         KeyCode::End => Key::End,
         _ => return None,
     })
-}
-
-fn interval(text: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|seconds| (0.05..=3600.0).contains(seconds))
-        .ok_or_else(|| "0.05 to 3600 seconds".to_owned())
 }
