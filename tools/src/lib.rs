@@ -17,6 +17,7 @@
 //!
 //! Beside that, what speaks with a VM that runs:
 //!
+//! * [`looks`]: its status, again and again;
 //! * [`control`]: its status as text, and settings of OProfile's as the VM has them;
 //! * [`event_text`]: its event stream as text.
 
@@ -37,6 +38,7 @@ pub mod gmon;
 pub mod image;
 pub mod import;
 pub mod lines;
+pub mod looks;
 pub mod names;
 pub mod options;
 pub mod profile;

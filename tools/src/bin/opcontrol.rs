@@ -2,14 +2,15 @@
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::thread;
 use std::time::Duration;
 
 use oprofile_control::message::{Command, Separation};
 use oprofile_control::{Client, ClientError, Status};
 use oprofile_tools::cli::opcontrol::{Arguments, Settings};
 use oprofile_tools::cli::run;
-use oprofile_tools::control::{self, Quiet, Watch};
+use oprofile_tools::control::watch::{End, follow};
+use oprofile_tools::control::{self, Quiet};
+use oprofile_tools::looks::Looks;
 
 /// From one line of --watch to the next.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
@@ -40,7 +41,7 @@ fn control(arguments: Arguments) -> Result<(), Failed> {
     let set = apply(&mut client, &arguments.settings, separation)?;
     let commands = arguments.command;
     if commands.watch {
-        return watch(&mut client);
+        return watch(client);
     }
     let json = arguments.json;
     if commands.start {
@@ -126,11 +127,16 @@ fn apply(
     Ok(any)
 }
 
-fn watch(client: &mut Client) -> Result<(), Failed> {
-    let mut watch = Watch::default();
-    loop {
-        say(watch.lines(&client.status()?).trim_end_matches('\n'))?;
-        thread::sleep(WATCH_PERIOD);
+fn watch(client: Client) -> Result<(), Failed> {
+    let looks = Looks::start(client, WATCH_PERIOD)?.with_interrupts()?;
+    match follow(looks.iter(), say)? {
+        End::Interrupted => Ok(()),
+        // Nothing went wrong: there is no more to watch.
+        End::Vm(error @ ClientError::Closed) => {
+            eprintln!("{}", control::told(&error));
+            Ok(())
+        }
+        End::Vm(error) => Err(error.into()),
     }
 }
 
