@@ -1,16 +1,20 @@
 //! `optop`: the functions that a running virtual machine spends its time in.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use oprofile_control::{Client, ClientError};
 use oprofile_tools::classes::Merge;
 use oprofile_tools::cli::optop::Arguments;
 use oprofile_tools::cli::run;
+use oprofile_tools::control;
 use oprofile_tools::demangle::Demangle;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::export::read::{Options, ReadError, read};
+use oprofile_tools::looks::{self, Looks};
 use oprofile_tools::names::printable;
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::Specification;
@@ -28,6 +32,12 @@ enum Error {
     /// The samples.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The VM.
+    #[error("optop error: {}", control::told(.0))]
+    Vm(#[from] ClientError),
+    /// The thread that looks at it.
+    #[error("optop error: Cannot look at the VM: {0}")]
+    Looks(io::Error),
     /// The terminal.
     #[error("optop error: Cannot use the terminal: {0}")]
     Terminal(io::Error),
@@ -51,12 +61,19 @@ fn main() -> ExitCode {
 
 fn watch(arguments: &Arguments) -> Result<(), Error> {
     let spec = Specification::parse(&arguments.specification)?;
-    let places = Places::find(
-        arguments.session_dir.as_deref(),
-        arguments.root.as_deref(),
-        &spec,
-    )
-    .with_image_paths(&arguments.image_path)?;
+    let interval = Duration::from_secs_f64(arguments.interval);
+    let mut session_dir = arguments.session_dir.clone();
+    let mut looks = None;
+    if let Some(socket) = &arguments.socket {
+        let mut client = Client::connect(socket)?;
+        if session_dir.is_none() {
+            session_dir = written_session(&mut client)?;
+        }
+        looks = Some(Looks::start(client, interval).map_err(Error::Looks)?);
+    }
+    let looks = looks.as_ref();
+    let places = Places::find(session_dir.as_deref(), arguments.root.as_deref(), &spec)
+        .with_image_paths(&arguments.image_path)?;
     let mut source = Source {
         places,
         spec,
@@ -64,8 +81,16 @@ fn watch(arguments: &Arguments) -> Result<(), Error> {
         trouble: None,
     };
     let mut state = State::new(arguments.sort, &arguments.filter);
-    let interval = Duration::from_secs_f64(arguments.interval);
     if arguments.once {
+        if let Some(looks) = looks {
+            // Two, for rates.
+            for event in looks.iter().take(2) {
+                take_in(&mut state, event)?;
+                if state.vm_ended.is_some() {
+                    break;
+                }
+            }
+        }
         let snapshot = source.read()?;
         state.update(Message::Snapshot(Box::new(snapshot)));
         return print(&state, arguments).map_err(Error::Output);
@@ -76,10 +101,31 @@ fn watch(arguments: &Arguments) -> Result<(), Error> {
         && io::stdin().is_terminal()
         && can_move_cursor(term.as_deref())
     {
-        full_screen(&mut state, &mut source, interval).map_err(Error::Terminal)
+        full_screen(&mut state, &mut source, looks, interval).map_err(Error::Terminal)
     } else {
-        lines(&mut state, &mut source, arguments, interval)
+        lines(&mut state, &mut source, looks, arguments, interval)
     }
+}
+
+/// The session that the VM writes, if it can be found from here: the VMM may have named it from another directory.
+fn written_session(client: &mut Client) -> Result<Option<PathBuf>, ClientError> {
+    let session = client.status()?.session;
+    Ok(session.filter(|path| path.is_absolute() && path.is_dir()))
+}
+
+/// Takes note of what the VM says. The error is of one that has never said anything.
+fn take_in(state: &mut State, event: looks::Event) -> Result<(), ClientError> {
+    match event {
+        looks::Event::Looked(look) => state.update(Message::Look(look)),
+        looks::Event::Ended(error) if state.vm.is_none() => return Err(error),
+        looks::Event::Ended(ClientError::Closed) => {
+            state.update(Message::VmEnded("The VM has ended".to_owned()));
+        }
+        looks::Event::Ended(error) => state.update(Message::VmEnded(control::told(&error))),
+        // Not asked for.
+        looks::Event::Interrupted => {}
+    }
+    Ok(())
 }
 
 /// Whether a terminal of this kind understands what we need: a second screen, and positions set by ANSI's codes.
@@ -178,13 +224,15 @@ fn print(state: &State, arguments: &Arguments) -> io::Result<()> {
     out.flush()
 }
 
-/// Prints whenever something is new, until a signal or a closed pipe ends the program.
+/// Prints whenever something is new, until the VM, a signal or a closed pipe ends the program.
 fn lines(
     state: &mut State,
     source: &mut Source,
+    looks: Option<&Looks>,
     arguments: &Arguments,
     interval: Duration,
 ) -> Result<(), Error> {
+    let mut is_new = false;
     loop {
         match source.poll() {
             Some(Message::Trouble(why)) => {
@@ -192,14 +240,29 @@ fn lines(
             }
             Some(message) => {
                 state.update(message);
-                print(state, arguments).map_err(Error::Output)?;
-                if !arguments.json {
-                    println_blank().map_err(Error::Output)?;
-                }
+                is_new = true;
             }
             None => {}
         }
-        std::thread::sleep(interval);
+        if is_new {
+            print(state, arguments).map_err(Error::Output)?;
+            if !arguments.json {
+                println_blank().map_err(Error::Output)?;
+            }
+        }
+        if state.vm_ended.is_some() {
+            return Ok(());
+        }
+        is_new = false;
+        match looks {
+            Some(looks) => {
+                if let Some(event) = looks.next_within(interval) {
+                    take_in(state, event)?;
+                    is_new = true;
+                }
+            }
+            None => std::thread::sleep(interval),
+        }
     }
 }
 
@@ -208,7 +271,12 @@ fn println_blank() -> io::Result<()> {
 }
 
 /// Draws until the user has enough.
-fn full_screen(state: &mut State, source: &mut Source, interval: Duration) -> io::Result<()> {
+fn full_screen(
+    state: &mut State,
+    source: &mut Source,
+    looks: Option<&Looks>,
+    interval: Duration,
+) -> io::Result<()> {
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // Also sets a panic hook that gives the terminal back.
     let mut terminal = ratatui::try_init()?;
@@ -219,9 +287,14 @@ fn full_screen(state: &mut State, source: &mut Source, interval: Duration) -> io
                 if let Some(message) = source.poll() {
                     state.update(message);
                 }
+                while let Some(event) = looks.and_then(|looks| looks.next_within(Duration::ZERO)) {
+                    if let Err(error) = take_in(state, event) {
+                        state.update(Message::VmEnded(control::told(&error)));
+                    }
+                }
                 next = Instant::now() + interval;
             }
-            state.page = view::page(state, terminal.size()?.height);
+            state.page = view::page(state, terminal.size()?);
             terminal.draw(|frame| view::draw(frame, state, colour))?;
             if event::poll(next.saturating_duration_since(Instant::now()))?
                 && let Some(key) = key(&event::read()?)

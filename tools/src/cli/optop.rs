@@ -26,6 +26,8 @@ Examples:
     optop --session-dir=vm1
   The five hottest functions, for a script:
     optop --session-dir=vm1 --once --lines=5
+  With the losses by name and rate, as the VM itself counts them:
+    optop --session-dir=vm1 --socket=/run/vm1.sock
   A document whenever the session has changed:
     optop --session-dir=vm1 --json | jq '.functions[0]'")]
 pub struct Arguments {
@@ -35,7 +37,10 @@ pub struct Arguments {
     /// Print JSON, a document a line
     #[arg(long)]
     pub json: bool,
-    /// Seconds between looks at the session
+    /// Control socket of the VM, for its own account of losses: socket= of its --oprofile-dev
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Seconds between looks at the session and at the VM
     #[arg(short, long, value_name = "SECONDS", default_value_t = 1.0, value_parser = interval)]
     pub interval: f64,
     /// Rows to print where there is no screen to fill; 0 for all
@@ -50,7 +55,7 @@ pub struct Arguments {
     /// Look for missing images below these directories, too
     #[arg(short = 'p', long, value_name = "DIR,...", value_delimiter = ',')]
     pub image_path: Vec<PathBuf>,
-    /// Directory that holds 'samples'; default is ./oprofile_data, else /var/lib/oprofile
+    /// Directory that holds 'samples'; default is what the VM behind --socket writes, else ./oprofile_data, else /var/lib/oprofile
     #[arg(long, value_name = "DIR")]
     pub session_dir: Option<PathBuf>,
     /// Directory that stands for the root of the profiled machine
