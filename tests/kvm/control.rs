@@ -70,6 +70,20 @@ fn profiling_is_stopped_set_started_and_saved_while_the_guest_runs() {
         received(&socket) >= stopped + 100
     });
     opcontrol(&socket, &["--dump"]);
+    // It finds the session by itself.
+    let top = tool("optop", &socket, &["--once", "--json", "--interval=0.5"]);
+    assert!(top.status.success(), "{top:?}");
+    let top: serde_json::Value = serde_json::from_slice(&top.stdout).expect("a document");
+    assert!(
+        top["vm"]["received"]["value"].as_u64() >= Some(stopped + 100),
+        "{top}"
+    );
+    assert_eq!(
+        top["vm"]["vcpus"].as_array().map(Vec::len),
+        Some(2),
+        "{top}"
+    );
+    assert_ne!(top["functions"].as_array().map(Vec::len), Some(0), "{top}");
     let reader = tool("opread", &socket, &[]);
     let errors = String::from_utf8_lossy(&reader.stderr);
     assert!(
