@@ -81,10 +81,12 @@ struct AppCounts {
 
 /// Sums up all files, on all processors; no symbol is looked at.
 fn by_image(selection: &Selection) -> Result<Vec<AppCounts>, ToolError> {
+    selection.progress.expect(selection.files.len());
     let totals = selection
         .files
         .par_iter()
         .map(|file| {
+            selection.progress.advance(1);
             read_total(&file.path)
                 .map(|(_, total)| total)
                 .map_err(|source| ToolError::sample_file(&file.path, source))
