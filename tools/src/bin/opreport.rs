@@ -109,6 +109,7 @@ fn options(arguments: &Arguments) -> Result<Options, ToolError> {
     Ok(Options {
         kind,
         xml: arguments.xml,
+        json: arguments.json,
         command_line: format!("opreport {command_line}"),
         given: given(arguments),
         merge: Merge::parse(
