@@ -11,7 +11,8 @@
 //! * [`options`]: what a report is to show;
 //! * [`report`]: the tables; [`export`]: files for other viewers; [`top`]: a table that is kept up to date;
 //! * [`annotate`]: source and assembly with counts beside them;
-//! * [`gmon`]: the file that gprof reads.
+//! * [`gmon`]: the file that gprof reads;
+//! * [`progress`]: how far the reading has got.
 //!
 //! Sessions move between machines by [`archive`] and [`import`]; [`cli`] holds the command lines.
 //!
@@ -42,6 +43,7 @@ pub mod looks;
 pub mod names;
 pub mod options;
 pub mod profile;
+pub mod progress;
 pub mod report;
 pub mod rows;
 pub mod samples;

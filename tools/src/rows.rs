@@ -114,6 +114,7 @@ impl SymbolRows {
     /// Reads all images, on all processors. What of an image is not in a row is dropped before the next is read.
     pub fn read(selection: &Selection, options: &Options, raw: bool) -> Result<Self, ToolError> {
         let classes = selection.classes.len();
+        selection.progress.expect(selection.files.len());
         let images = (0..selection.images.len())
             .into_par_iter()
             .filter(|image| !selection.files_of(*image).is_empty())

@@ -1,18 +1,13 @@
 //! `opcontrol` and `opread` as programs, against a server that says what it is told to.
 
-mod scripted_vm;
-
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::process::{Command, Output};
 use std::thread::{self, JoinHandle};
 
 use oprofile_control::frame::{FrameBuffer, FrameKind, MAX_REQUEST_BYTES, append};
 use oprofile_control::message::{Greeting, Request};
-use rustix::process::{Pid, Signal, kill_process};
-use scripted_vm::{PATIENCE, ScriptedVm, status};
 
 fn opcontrol(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_opcontrol"))
@@ -128,99 +123,77 @@ fn words_of_a_file_are_decoded() {
     assert!(errors(&output).contains("no whole word"));
 }
 
-/// `opcontrol --watch` that runs, and its lines.
-struct Watching {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Watching {
-    fn start(vm: &ScriptedVm) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_opcontrol"))
-            .args([&vm.option(), "--watch"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("opcontrol runs");
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in stdout.lines() {
-                // The test has failed.
-                let _ = sender.send(line.unwrap());
-            }
-        });
-        Self { child, lines }
-    }
-
-    fn line(&self) -> String {
-        let line = self.lines.recv_timeout(PATIENCE);
-        line.expect("a line")
-    }
-
-    /// The figures of a line.
-    fn figures(&self) -> Vec<u64> {
-        let line = self.line();
-        line.split_whitespace()
-            .map(|figure| figure.parse().unwrap())
-            .collect()
-    }
-
-    /// Exit code and messages.
-    fn end(mut self) -> (Option<i32>, String) {
-        let more = self.lines.recv_timeout(PATIENCE);
-        assert_eq!(more, Err(RecvTimeoutError::Disconnected), "it does not end");
-        let mut errors = String::new();
-        self.child
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut errors)
-            .unwrap();
-        (self.child.wait().unwrap().code(), errors)
+#[test]
+fn options_without_a_meaning_are_answered_in_a_line() {
+    for (arguments, instead) in [
+        (&["--vmlinux=/boot/vmlinux", "--start"][..], "Leave it out"),
+        (&["-l"], "--hz"),
+        (&["--deinit"], "--shutdown"),
+        (&["--image", "all"], "opreport image:"),
+        (&["--session-dir=/tmp/s"], "session=DIR"),
+    ] {
+        let output = opcontrol(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let told = errors(&output);
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert!(told.starts_with("opcontrol: --"), "{told}");
+        assert!(told.contains(instead), "{told}");
     }
 }
 
 #[test]
-fn watching_prints_a_line_for_each_answer_until_ctrl_c() {
-    let vm = ScriptedVm::new();
-    let watching = Watching::start(&vm);
-    let mut connection = vm.accept();
-    connection.answer(&status(&[10, 0], &[("lost_in_guest", 1)]));
-    assert!(watching.line().contains("received"));
-    // received, kernel, file, anon, unmapped, lost, lost words
-    assert_eq!(watching.figures(), [10, 0, 9, 0, 0, 1, 0]);
-    connection.answer(&status(&[20, 5], &[("lost_in_guest", 1), ("no_mm", 4)]));
-    assert_eq!(watching.figures(), [15, 0, 11, 0, 4, 0, 0]);
-    let pid = Pid::from_child(&watching.child);
-    kill_process(pid, Signal::INT).unwrap();
-    assert_eq!(watching.end(), (Some(0), String::new()));
+fn set_up_that_a_vm_has_already_is_no_error_and_asks_for_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let server = server(&path, &[]);
+    let socket = format!("--socket={}", path.display());
+    let output = opcontrol(&[&socket, "--setup", "--no-vmlinux", "--verbose=all"]);
+    assert!(output.status.success(), "{}", errors(&output));
+    assert_eq!(errors(&output), "");
+    assert!(output.stdout.is_empty());
+    assert!(server.join().unwrap().is_empty());
+}
+
+/// The answer to a status request, with this reader.
+macro_rules! status {
+    ($reader:literal) => {
+        concat!(
+            r#"{"id":ID,"ok":{"said_hello":true,"started":false,"quiesced":true,"reader":""#,
+            $reader,
+            r#"","session":null,"device_id":63,"release":"x","cpu_type":"timer","#,
+            r#""settings":{"period_ns":1,"backtrace_depth":0,"buffer_size":1,"buffer_watershed":1,"#,
+            r#""cpu_buffer_size":1},"account":[],"adds_up":true,"ends":0,"vcpus":[],"#,
+            r#""collector":[],"clients":1}}"#
+        )
+    };
 }
 
 #[test]
-fn watching_ends_with_the_vm() {
-    let vm = ScriptedVm::new();
-    let watching = Watching::start(&vm);
-    let mut connection = vm.accept();
-    connection.answer(&status(&[10], &[]));
-    watching.line();
-    assert_eq!(watching.figures()[0], 10);
-    drop(connection);
-    let (code, errors) = watching.end();
-    assert_eq!(code, Some(0));
-    assert!(errors.contains("may have ended"), "{errors}");
+fn daemon_is_started_where_somebody_collects() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, answers, code) in [
+        ("collector", &[status!("collector")], 0),
+        ("none", &[status!("none")], 1),
+    ] {
+        let path = directory.path().join(name);
+        let server = server(&path, answers);
+        let socket = format!("--socket={}", path.display());
+        let output = opcontrol(&[&socket, "--start-daemon"]);
+        assert_eq!(output.status.code(), Some(code), "{}", errors(&output));
+        assert_eq!(errors(&output).contains("opread"), code == 1);
+        server.join().unwrap();
+    }
 }
 
 #[test]
-fn watching_ends_with_its_reader() {
-    let vm = ScriptedVm::new();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_opcontrol"))
-        .args([&vm.option(), "--watch"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("opcontrol runs");
-    let mut connection = vm.accept();
-    drop(child.stdout.take());
-    connection.answer(&status(&[10], &[]));
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+fn the_short_option_of_shutdown_is_oprofiles() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    const STOPPED: &str = r#"{"id":ID,"ok":{"quiesced":true}}"#;
+    let server = server(&path, &[STOPPED, STOPPED, status!("collector")]);
+    let output = opcontrol(&[&format!("--socket={}", path.display()), "-h"]);
+    assert!(output.status.success(), "{}", errors(&output));
+    let requests = server.join().unwrap();
+    assert!(format!("{:?}", requests[0].command).contains("Stop"));
+    assert!(format!("{:?}", requests[1].command).contains("Dump"));
 }

@@ -13,13 +13,14 @@ use oprofile_tools::annotate::source::{self, SourceOptions};
 use oprofile_tools::annotate::{AnnotateError, Sink};
 use oprofile_tools::classes::Merge;
 use oprofile_tools::cli::opannotate::Arguments;
-use oprofile_tools::cli::run::{self, tell};
+use oprofile_tools::cli::run;
 use oprofile_tools::cli::values;
 use oprofile_tools::demangle::Demangle;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::names::printable;
 use oprofile_tools::options::SymbolFilter;
 use oprofile_tools::profile::Selection;
+use oprofile_tools::progress::{After, Display, READING};
 use oprofile_tools::report::Banner;
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::Profiles;
@@ -72,13 +73,14 @@ fn annotate(arguments: &Arguments) -> Result<(), Failure> {
     )
     .with_image_paths(&arguments.image_path)?;
     values::announce(&places);
+    let display = Display::start(READING, &places.progress);
     let selection = Selection::new(&places, &spec, merge, arguments.exclude_dependent)?;
     for warning in places.warnings() {
-        tell(&warning);
+        display.tell(&warning);
     }
     let banner = Banner::read(&selection)?;
     for warning in &banner.warnings {
-        tell(warning);
+        display.tell(warning);
     }
     let options = CollectOptions {
         filter: SymbolFilter {
@@ -90,10 +92,14 @@ fn annotate(arguments: &Arguments) -> Result<(), Failure> {
     };
     let collected = collect(&selection, &options)?;
     for warning in &collected.warnings {
-        tell(warning);
+        display.tell(warning);
     }
     let heading = heading(arguments, threshold, &banner.text(&selection));
-    write(arguments, threshold, demangle, &collected, &heading)?;
+    let how = How {
+        threshold,
+        demangle,
+    };
+    write(arguments, how, &collected, &heading, &display)?;
     Ok(())
 }
 
@@ -112,13 +118,25 @@ fn check(arguments: &Arguments) -> Result<(), ToolError> {
     values::check_verbose(arguments.verbose.iter().map(String::as_str))
 }
 
-fn write(
-    arguments: &Arguments,
+/// What is shown, and how.
+#[derive(Clone, Copy)]
+struct How {
+    /// Percent below which lines or symbols are left out.
     threshold: f64,
     demangle: Demangle,
+}
+
+fn write(
+    arguments: &Arguments,
+    how: How,
     collected: &Collected,
     heading: &str,
+    display: &Display,
 ) -> Result<(), AnnotateError> {
+    let How {
+        threshold,
+        demangle,
+    } = how;
     let patterns = |words: &[OsString]| {
         words
             .iter()
@@ -128,13 +146,16 @@ fn write(
     let model = &collected.model;
     let stdout = io::stdout().lock();
     let terminal = stdout.is_terminal();
-    let output = BufWriter::new(stdout);
+    let output = BufWriter::new(After {
+        writer: stdout,
+        display,
+    });
     let mut sink = if terminal {
         Sink::terminal(output)
     } else {
         Sink::file(output)
     };
-    let mut warn = |line: &str| tell(line);
+    let mut warn = |line: &str| display.tell(line);
     if arguments.assembly {
         let options = AssemblyOptions {
             source: arguments.source,
@@ -145,7 +166,7 @@ fn write(
         assembly::to_sink(model, &options, heading, &mut sink, &mut warn)?;
     } else {
         if !collected.debug_info {
-            tell(
+            display.tell(
                 "opannotate (warning): no debug information available for the selected binaries, and --assembly not requested",
             );
         }

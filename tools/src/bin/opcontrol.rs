@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use oprofile_control::message::{Command, Separation};
+use oprofile_control::status::Reader;
 use oprofile_control::{Client, ClientError, Status};
-use oprofile_tools::cli::opcontrol::{Arguments, Settings};
+use oprofile_tools::cli::opcontrol::{Arguments, Settings, without_meaning};
 use oprofile_tools::cli::run;
 use oprofile_tools::control::watch::{End, follow};
 use oprofile_tools::control::{self, Quiet};
@@ -16,6 +17,9 @@ use oprofile_tools::looks::Looks;
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    if let Some(why) = without_meaning::refusal(std::env::args_os()) {
+        return run::failed(&format!("opcontrol: {why}"));
+    }
     let arguments = match run::arguments() {
         Ok(arguments) => arguments,
         Err(status) => return status,
@@ -62,6 +66,14 @@ fn control(arguments: Arguments) -> Result<(), Failed> {
     } else if commands.dump {
         client.ask(Command::Dump)?;
         hint(&client.status()?)
+    } else if commands.init {
+        // The device answers, so it is there.
+        Ok(client.status().map(drop)?)
+    } else if commands.start_daemon {
+        match client.status()?.reader {
+            Reader::None => Err(control::NO_READER.into()),
+            Reader::Collector | Reader::Client => Ok(()),
+        }
     } else if commands.reset {
         Ok(client.ask(Command::Reset).map(drop)?)
     } else if let Some(name) = commands.save {
@@ -100,7 +112,7 @@ fn apply(
     settings: &Settings,
     separation: Option<(Separation, bool)>,
 ) -> Result<bool, ClientError> {
-    let mut any = settings.event.is_some();
+    let mut any = settings.event.is_some() || settings.setup || settings.no_vmlinux;
     let files = [
         ("backtrace_depth", settings.callgraph.map(u64::from)),
         ("buffer_size", settings.buffer_size),

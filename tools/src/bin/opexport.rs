@@ -8,13 +8,14 @@ use std::process::ExitCode;
 use oprofile_tools::atomic_file::PartialFile;
 use oprofile_tools::classes::Merge;
 use oprofile_tools::cli::opexport::Arguments;
-use oprofile_tools::cli::run::{self, tell, with_causes};
+use oprofile_tools::cli::run::{self, with_causes};
 use oprofile_tools::cli::values;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::export::model::Profile;
 use oprofile_tools::export::read::{Options, read};
 use oprofile_tools::export::{Format, write};
 use oprofile_tools::names::printable;
+use oprofile_tools::progress::{After, Display, READING};
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::Specification;
 
@@ -82,9 +83,10 @@ fn export(arguments: &Arguments) -> Result<(), Error> {
     )
     .with_image_paths(&arguments.image_path)?;
     values::announce(&places);
+    let display = Display::start(READING, &places.progress);
     let found = read(&places, &spec, &options)?;
     for warning in &found.warnings {
-        tell(warning);
+        display.tell(warning);
     }
     let title = format!(
         "Profile of {}",
@@ -93,7 +95,10 @@ fn export(arguments: &Arguments) -> Result<(), Error> {
     match &arguments.output_file {
         Some(path) => to_file(path, &found.profile, arguments.format, &title),
         None => {
-            let mut out = BufWriter::new(io::stdout().lock());
+            let mut out = BufWriter::new(After {
+                writer: io::stdout().lock(),
+                display: &display,
+            });
             let written = write_out(&found.profile, arguments.format, &title, &mut out);
             match written {
                 // A reader that has seen enough closes the pipe; that is no error.

@@ -11,6 +11,7 @@ use oprofile_tools::cli::values;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::gmon::{Capped, GmonError, collect};
 use oprofile_tools::profile::Selection;
+use oprofile_tools::progress::{Display, READING};
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::Profiles;
 
@@ -46,6 +47,7 @@ fn convert(arguments: &Arguments) -> Result<(), ToolError> {
     )
     .with_image_paths(&arguments.image_path)?;
     values::announce(&places);
+    let display = Display::start(READING, &places.progress);
     // gprof knows one column; who and where is summed over, what is not.
     let merge = Merge {
         cpu: true,
@@ -56,7 +58,7 @@ fn convert(arguments: &Arguments) -> Result<(), ToolError> {
     };
     let selection = Selection::new(&places, &spec, merge, true)?;
     for warning in places.warnings() {
-        tell(&warning);
+        display.tell(&warning);
     }
     let Some(collected) = collect::collect(&selection, threshold)? else {
         return Err(ToolError::Specification(
@@ -65,7 +67,7 @@ fn convert(arguments: &Arguments) -> Result<(), ToolError> {
         ));
     };
     if let Some(warning) = &collected.warning {
-        tell(warning);
+        display.tell(warning);
     }
     let path = &arguments.output_filename;
     let failed = |error: GmonError| match error {
@@ -87,6 +89,7 @@ fn convert(arguments: &Arguments) -> Result<(), ToolError> {
         .write(&mut output, collected.layout)
         .map_err(failed)?;
     output.flush().map_err(ToolError::Output)?;
+    drop(display);
     warn_capped(&capped);
     Ok(())
 }

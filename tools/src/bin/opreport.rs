@@ -11,6 +11,7 @@ use oprofile_tools::cli::run::{self, tell};
 use oprofile_tools::cli::values;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::options::{Kind, Options, SortKey, SymbolFilter};
+use oprofile_tools::progress::{After, Display, Progress, READING};
 use oprofile_tools::report::{self, Sink};
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::{Profiles, Specification};
@@ -33,6 +34,8 @@ fn report(arguments: &Arguments) -> Result<(), ToolError> {
     if matches!(profiles, Profiles::Two(..)) {
         options.check_differential()?;
     }
+    let progress = Progress::default();
+    let display = Display::start(READING, &progress);
     let mut out: Box<dyn Write> = match &arguments.output_file {
         Some(path) => Box::new(BufWriter::new(File::create(path).map_err(|source| {
             ToolError::CannotCreate {
@@ -40,20 +43,27 @@ fn report(arguments: &Arguments) -> Result<(), ToolError> {
                 source,
             }
         })?)),
-        None => Box::new(BufWriter::new(io::stdout().lock())),
+        None => Box::new(BufWriter::new(After {
+            writer: io::stdout().lock(),
+            display: &display,
+        })),
     };
     let image_paths: Vec<PathBuf> = words(&arguments.image_path).map(PathBuf::from).collect();
     let places = |spec: &Specification| {
-        Places::find(
+        let places = Places::find(
             arguments.session_dir.as_deref(),
             arguments.root.as_deref(),
             spec,
-        )
+        );
+        Places {
+            progress: progress.clone(),
+            ..places
+        }
         .with_image_paths(&image_paths)
     };
     let mut sink = Sink {
         out: &mut out,
-        tell: &mut |warning| tell(warning),
+        tell: &mut |warning| display.tell(warning),
     };
     let result = match &profiles {
         Profiles::One(spec) => {
@@ -99,6 +109,7 @@ fn options(arguments: &Arguments) -> Result<Options, ToolError> {
     Ok(Options {
         kind,
         xml: arguments.xml,
+        json: arguments.json,
         command_line: format!("opreport {command_line}"),
         given: given(arguments),
         merge: Merge::parse(

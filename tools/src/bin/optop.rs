@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use oprofile_control::{Client, ClientError};
 use oprofile_tools::classes::Merge;
+use oprofile_tools::cli::colour;
 use oprofile_tools::cli::optop::Arguments;
 use oprofile_tools::cli::run;
 use oprofile_tools::control;
@@ -277,7 +278,7 @@ fn full_screen(
     looks: Option<&Looks>,
     interval: Duration,
 ) -> io::Result<()> {
-    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour = colour::is_wanted();
     // Also sets a panic hook that gives the terminal back.
     let mut terminal = ratatui::try_init()?;
     let result = (|| {

@@ -1,6 +1,7 @@
 //! The command lines, one module a tool, so that man pages and shell completions come from the same definitions as the
 //! tools themselves; and how all tools read theirs.
 
+pub mod colour;
 pub mod common;
 pub mod opannotate;
 pub mod oparchive;

@@ -37,6 +37,8 @@ Examples:
     opreport --session-dir=vm1 -l -g 'image:*/postgres'
   Who calls whom:
     opreport --session-dir=vm1 -c -t 5
+  The ten functions with most samples, for a script:
+    opreport --session-dir=vm1 -l -m all --json | jq -r '.symbols[:10][] | [.counts[0], .symbol] | @tsv'
   What a change did:
     opreport --session-dir=vm1 -l { session:before } { session:after }")]
 pub struct Arguments {
@@ -97,6 +99,9 @@ pub struct Arguments {
     /// Write XML
     #[arg(short = 'X', long)]
     pub xml: bool,
+    /// Write JSON, for scripts: programs, or with --symbols or --details symbols
+    #[arg(long)]
+    pub json: bool,
     /// Accepted for the sake of scripts
     #[arg(short = 'V', long, value_name = "all,debug,bfd,level1,sfile,stats,xml")]
     pub verbose: Option<String>,

@@ -73,6 +73,9 @@ pub fn separation(words: &[String]) -> Result<Option<(Separation, bool)>, Settin
     Ok(Some((separation, per_cpu)))
 }
 
+/// Where the samples would go to nobody.
+pub const NO_READER: &str = "Nobody reads the event buffer: start a reader, opread for instance.";
+
 /// What a person should do next, if there is something.
 #[must_use]
 pub fn hint(status: &Status) -> Option<String> {
@@ -84,9 +87,7 @@ pub fn hint(status: &Status) -> Option<String> {
         ));
     }
     if status.reader == Reader::None {
-        return Some(
-            "Nobody reads the event buffer: start a reader, opread for instance.".to_owned(),
-        );
+        return Some(NO_READER.to_owned());
     }
     if !status.started {
         return Some("Profiling is stopped: opcontrol --start starts it.".to_owned());

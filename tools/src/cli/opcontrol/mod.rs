@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{ArgAction, Parser};
 
-use super::common::Common;
+use without_meaning::WithoutMeaning;
+
+pub mod without_meaning;
 
 /// Control the profiling of a virtual machine that runs.
 #[derive(Debug, Parser)]
@@ -42,9 +44,19 @@ pub struct Arguments {
     /// Print the status as JSON
     #[arg(long)]
     pub json: bool,
-    /// Help, version, usage.
+    /// Options that are answered with what to use instead.
     #[command(flatten)]
-    pub common: Common,
+    pub without_meaning: WithoutMeaning,
+    // Not the options that all tools share: -h has another meaning here.
+    /// Show this help
+    #[arg(short = '?', long, action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Show the version
+    #[arg(short = 'v', long, action = ArgAction::Version)]
+    version: Option<bool>,
+    /// Show the usage in short
+    #[arg(long)]
+    usage: bool,
 }
 
 // A doc comment here would become the description of the tool.
@@ -72,6 +84,15 @@ pub struct Settings {
     /// Entries of a vCPU's buffers
     #[arg(long, value_name = "ENTRIES")]
     pub cpu_buffer_size: Option<u64>,
+    /// Accepted for the sake of scripts: settings are applied at once
+    #[arg(long, hide = true)]
+    pub setup: bool,
+    /// Accepted for the sake of scripts: the guest sends its kernel's symbols, no file is needed
+    #[arg(long, hide = true)]
+    pub no_vmlinux: bool,
+    /// Accepted for the sake of scripts
+    #[arg(short = 'V', long, hide = true, value_name = "WORD,…", num_args = 0..=1, require_equals = true, default_missing_value = "all")]
+    pub verbose: Option<String>,
 }
 
 // As above.
@@ -92,7 +113,7 @@ pub struct Commands {
     #[arg(short, long)]
     pub dump: bool,
     /// Stop profiling and bring every sample into the session
-    #[arg(long)]
+    #[arg(short = 'h', long)]
     pub shutdown: bool,
     /// Forget what is in the session
     #[arg(long)]
@@ -100,6 +121,12 @@ pub struct Commands {
     /// Keep the session under a name and begin another one
     #[arg(long, value_name = "NAME")]
     pub save: Option<String>,
+    /// Accepted for the sake of scripts: the device is there as long as the VM
+    #[arg(long, hide = true)]
+    pub init: bool,
+    /// See that somebody takes the samples: the VM does, unless it was started without session=
+    #[arg(long, hide = true)]
+    pub start_daemon: bool,
     /// Print what came in, each second
     #[arg(long)]
     pub watch: bool,
