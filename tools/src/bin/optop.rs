@@ -11,6 +11,7 @@ use oprofile_tools::cli::optop::Arguments;
 use oprofile_tools::cli::run;
 use oprofile_tools::demangle::Demangle;
 use oprofile_tools::error::ToolError;
+use oprofile_tools::export::model::ModelFull;
 use oprofile_tools::export::read::{Options, ReadError, read};
 use oprofile_tools::names::printable;
 use oprofile_tools::session::Places;
@@ -24,17 +25,26 @@ use oprofile_tools::top::{plain, view};
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// The session.
-    #[error("{}", .0.chain())]
+    #[error("{}", .0.told_by("optop"))]
     Session(#[from] ToolError),
-    /// The samples.
-    #[error(transparent)]
-    Read(#[from] ReadError),
+    /// The size of the profile.
+    #[error("optop error: {0}")]
+    Full(ModelFull),
     /// The terminal.
     #[error("optop error: Cannot use the terminal: {0}")]
     Terminal(io::Error),
     /// The output.
     #[error("optop error: Cannot write: {0}")]
     Output(io::Error),
+}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Session(error) => Self::Session(error),
+            ReadError::Full(error) => Self::Full(error),
+        }
+    }
 }
 
 fn main() -> ExitCode {
