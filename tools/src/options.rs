@@ -47,8 +47,8 @@ impl SortKey {
             "symbol" => Self::Symbol,
             "debug" => Self::Debug,
             _ => {
-                return Err(ToolError::Usage(format!(
-                    "opreport error: unknown sort option: {}",
+                return Err(ToolError::Value(format!(
+                    "unknown sort option: {}",
                     printable(word.as_bytes())
                 )));
             }

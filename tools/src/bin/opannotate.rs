@@ -27,7 +27,7 @@ use oprofile_tools::spec::Profiles;
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error(transparent)]
+    #[error("{}", .0.told_by("opannotate"))]
     Tool(#[from] ToolError),
     #[error("opannotate error: {}", .0.chain())]
     Annotate(#[from] AnnotateError),
@@ -46,11 +46,6 @@ fn main() -> ExitCode {
         {
             return ExitCode::SUCCESS;
         }
-        Err(Failure::Tool(error)) => {
-            error
-                .chain()
-                .replacen("opreport error:", "opannotate error:", 1)
-        }
         Err(error) => error.to_string(),
     };
     run::failed(&message)
@@ -59,7 +54,7 @@ fn main() -> ExitCode {
 fn annotate(arguments: &Arguments) -> Result<(), Failure> {
     check(arguments)?;
     let threshold = values::threshold(arguments.threshold.as_deref())?;
-    let demangle = values::demangle("opannotate", arguments.demangle.as_deref())?;
+    let demangle = values::demangle(arguments.demangle.as_deref())?;
     let merge = Merge::parse(&arguments.merge)?;
     let Profiles::One(spec) = Profiles::parse(&arguments.specification)? else {
         return Err(

@@ -25,8 +25,8 @@ enum Failure {
     /// Nowhere to write to.
     #[error("Requires --output-directory option.")]
     OutputDirectory,
-    /// There is nothing to archive. The words are the library's, which speaks as opreport.
-    #[error("{}", .0.chain().replacen("opreport error", "oparchive error", 1))]
+    /// There is nothing to archive.
+    #[error("{}", .0.told_by("oparchive"))]
     Session(ToolError),
     /// The directory of the archive cannot be made.
     #[error("oparchive error: {0}")]

@@ -23,7 +23,7 @@ use oprofile_tools::spec::Specification;
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// The session.
-    #[error("{}", .0.chain())]
+    #[error("{}", .0.told_by("opexport"))]
     Session(ToolError),
     /// Anything else: the message.
     #[error("opexport error: {0}")]
@@ -66,7 +66,7 @@ fn export(arguments: &Arguments) -> Result<(), Error> {
     let options = Options {
         merge: Merge::parse(&arguments.merge)?,
         exclude_dependent: arguments.exclude_dependent,
-        demangle: values::demangle("opexport", arguments.demangle.as_deref())?,
+        demangle: values::demangle(arguments.demangle.as_deref())?,
         flat: arguments.flat,
         lines: arguments.debug_info,
     };

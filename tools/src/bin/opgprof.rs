@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use oprofile_tools::classes::Merge;
@@ -18,27 +19,43 @@ use oprofile_tools::spec::Profiles;
 /// Full bins that have a warning of their own.
 const MAX_WARNINGS: usize = 20;
 
+/// Why there is no file.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The session or the command line.
+    #[error("{}", .0.told_by("opgprof"))]
+    Tool(ToolError),
+    /// The samples are not those of a program.
+    #[error("opgprof error: {}", path.display())]
+    Gmon {
+        /// The program.
+        path: PathBuf,
+        /// What is wrong.
+        source: GmonError,
+    },
+}
+
+impl From<ToolError> for Failure {
+    fn from(error: ToolError) -> Self {
+        Self::Tool(error)
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = match run::arguments() {
         Ok(arguments) => arguments,
         Err(status) => return status,
     };
-    match convert(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let message = error.chain();
-            run::failed(&message.replacen("opreport error:", "opgprof error:", 1))
-        }
-    }
+    run::status(convert(&arguments))
 }
 
-fn convert(arguments: &Arguments) -> Result<(), ToolError> {
+fn convert(arguments: &Arguments) -> Result<(), Failure> {
     values::check_verbose(arguments.verbose.iter().map(String::as_str))?;
     let threshold = values::threshold(arguments.threshold.as_deref())?;
     let Profiles::One(spec) = Profiles::parse(&arguments.specification)? else {
-        return Err(ToolError::Specification(
-            "opgprof cannot compare two profiles".to_owned(),
-        ));
+        return Err(
+            ToolError::Specification("opgprof cannot compare two profiles".to_owned()).into(),
+        );
     };
     let places = Places::find(
         arguments.session_dir.as_deref(),
@@ -64,18 +81,19 @@ fn convert(arguments: &Arguments) -> Result<(), ToolError> {
         return Err(ToolError::Specification(
             "error: specify exactly one binary to process and give an event: or count: specification if necessary"
                 .to_owned(),
-        ));
+        )
+        .into());
     };
     if let Some(warning) = &collected.warning {
         display.tell(warning);
     }
     let path = &arguments.output_filename;
     let failed = |error: GmonError| match error {
-        GmonError::Output(source) => ToolError::Output(source),
-        error => ToolError::Usage(format!(
-            "opgprof error: {}: {error}",
-            collected.path.display()
-        )),
+        GmonError::Output(source) => Failure::Tool(ToolError::Output(source)),
+        source => Failure::Gmon {
+            path: collected.path.clone(),
+            source,
+        },
     };
     // Before an older file is emptied.
     collected.profile.check(collected.layout).map_err(failed)?;

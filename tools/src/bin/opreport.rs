@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     };
     match report(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => run::failed(&error.chain()),
+        Err(error) => run::failed(&error.told_by("opreport")),
     }
 }
 
@@ -129,7 +129,7 @@ fn options(arguments: &Arguments) -> Result<Options, ToolError> {
             .map(SortKey::parse)
             .collect::<Result<_, _>>()?,
         reverse: arguments.reverse_sort,
-        demangle: values::demangle("opreport", arguments.demangle.as_deref())?,
+        demangle: values::demangle(arguments.demangle.as_deref())?,
         filter: SymbolFilter {
             include: words(&arguments.include_symbols)
                 .map(|word| word.as_bytes().to_vec())

@@ -14,6 +14,7 @@ use oprofile_tools::cli::run;
 use oprofile_tools::control;
 use oprofile_tools::demangle::Demangle;
 use oprofile_tools::error::ToolError;
+use oprofile_tools::export::model::ModelFull;
 use oprofile_tools::export::read::{Options, ReadError, read};
 use oprofile_tools::looks::{self, Looks};
 use oprofile_tools::names::printable;
@@ -28,11 +29,11 @@ use oprofile_tools::top::{plain, view};
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// The session.
-    #[error("{}", .0.chain())]
+    #[error("{}", .0.told_by("optop"))]
     Session(#[from] ToolError),
-    /// The samples.
-    #[error(transparent)]
-    Read(#[from] ReadError),
+    /// The size of the profile.
+    #[error("optop error: {0}")]
+    Full(ModelFull),
     /// The VM.
     #[error("optop error: {}", control::told(.0))]
     Vm(#[from] ClientError),
@@ -45,6 +46,15 @@ enum Error {
     /// The output.
     #[error("optop error: Cannot write: {0}")]
     Output(io::Error),
+}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Session(error) => Self::Session(error),
+            ReadError::Full(error) => Self::Full(error),
+        }
+    }
 }
 
 fn main() -> ExitCode {
