@@ -1,6 +1,7 @@
 //! A client that waits for its answers.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -261,6 +262,13 @@ impl Client {
             client: self,
             read: ReadBuffer::default(),
         })
+    }
+}
+
+/// To wait for: between a request's answer and the next request, a VM says nothing but that it ends.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

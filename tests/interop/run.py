@@ -13,21 +13,65 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 FORMATS = ["folded", "flamegraph", "pprof", "firefox", "speedscope", "perf-script", "json"]
+PYTHON_PACKAGES = ["jsonschema==4.26.0"]
+
+# Exit codes beside 0, all is well, and 1, a reader does not read what it should.
+NOT_INSTALLED = 2
+NO_BROWSER = 3
+
+
+class Stop(Exception):
+    """Ends the program with this message and exit code."""
+
+    def __init__(self, message, code):
+        super().__init__(message)
+        self.code = code
+
+
+def command(words, **options):
+    """Runs a command that installs something."""
+    words = [str(word) for word in words]
+    try:
+        subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr, **options)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Stop(f"`{' '.join(words)}` failed; is the network up? ({error})", NOT_INSTALLED) from error
 
 
 def install(readers):
-    """Installs the readers unless they are there."""
-    if not (readers / "node_modules").is_dir():
+    """Installs the readers of this version of package.json, unless they are there."""
+    wanted = (HERE / "package.json").read_bytes()
+    # npm writes it last.
+    whole = (readers / "node_modules/.package-lock.json").is_file()
+    if not whole or (readers / "package.json").read_bytes() != wanted:
         readers.mkdir(parents=True, exist_ok=True)
-        shutil.copy(HERE / "package.json", readers)
+        shutil.rmtree(readers / "node_modules", ignore_errors=True)
+        (readers / "package.json").write_bytes(wanted)
         # node's own package fetches the binary in a script.
-        subprocess.run(["npm", "install", "--no-audit", "--no-fund"], cwd=readers, check=True)
-    if not (readers / "python").is_dir():
-        subprocess.run(
-            [sys.executable, "-m", "pip", "install", "-q", "--target", readers / "python", "jsonschema==4.26.0"],
-            check=True,
-        )
-    sys.path.insert(0, str(readers / "python"))
+        command(["npm", "install", "--no-audit", "--no-fund", "--loglevel=error"], cwd=readers)
+    packages = readers / "python"
+    stamp = packages / "installed.txt"
+    if not stamp.is_file() or stamp.read_text().splitlines() != PYTHON_PACKAGES:
+        shutil.rmtree(packages, ignore_errors=True)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--root-user-action=ignore", "--disable-pip-version-check"]
+        command([*pip, "--target", packages, *PYTHON_PACKAGES])
+        stamp.write_text("\n".join(PYTHON_PACKAGES))
+    sys.path.insert(0, str(packages))
+
+
+def browser(readers, node, named):
+    """A Chromium that starts: the one that is named, else that of npm."""
+    if named is None:
+        script = "import('@sparticuz/chromium').then(async it => console.log(await it.default.executablePath()))"
+        printed = subprocess.run([node, "-e", script], cwd=readers, check=True, capture_output=True, text=True)
+        named = pathlib.Path(printed.stdout.strip())
+    try:
+        subprocess.run([named, "--version"], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", None) or "").strip().splitlines()
+        why = said[-1] if said else str(error)
+        message = f"{named} does not start ({why}); install one (apt-get install chromium) and name it with --chromium"
+        raise Stop(message, NO_BROWSER) from error
+    return named
 
 
 def samples(session):
@@ -45,53 +89,81 @@ def samples(session):
     return total
 
 
-def speedscope_schema(readers, path):
-    import jsonschema
+def say(form, reader, what, failure=None):
+    """The line of a format and a reader; whether it is read as it should."""
+    mark = "ok  " if failure is None else "FAIL"
+    print(f"{mark} {form:<12} {reader:<20} {what if failure is None else f'{what}: {failure}'}", flush=True)
+    return failure is None
 
-    schema = json.loads((readers / "node_modules/speedscope/dist/release/file-format-schema.json").read_text())
-    jsonschema.validate(json.loads(path.read_text()), schema)
-    print("ok   speedscope: file-format-schema.json")
+
+def own_json(document, total):
+    sums = document["total"], sum(sample["count"] for sample in document["samples"])
+    return say("json", "Python", "total", None if sums == (total, total) else f"{sums}, not {total}")
 
 
 def folded(path, total):
     found = sum(int(line.rsplit(" ", 1)[1]) for line in path.read_text().splitlines())
-    if found != total:
-        raise SystemExit(f"FAIL folded: {found}, not {total}")
-    print("ok   folded: total")
+    return say("folded", "Python", "total", None if found == total else f"{found}, not {total}")
+
+
+def speedscope_schema(readers, path):
+    import jsonschema
+
+    schema = json.loads((readers / "node_modules/speedscope/dist/release/file-format-schema.json").read_text())
+    failure = None
+    try:
+        jsonschema.validate(json.loads(path.read_text()), schema)
+    except jsonschema.ValidationError as error:
+        failure = error.message
+    return say("speedscope", "jsonschema", "speedscope's schema", failure)
+
+
+def read_all(session, arguments, readers, node, chromium):
+    """Exports a session in each format; whether each is read as it should."""
+    with tempfile.TemporaryDirectory() as out:
+        out = pathlib.Path(out)
+        for form in FORMATS:
+            target = out / (form + ".svg" if form == "flamegraph" else form)
+            words = [arguments.bin_dir / "opexport", "-F", form, "-o", target, "--session-dir", session]
+            if arguments.root:
+                words += ["-R", arguments.root]
+            done = subprocess.run(words, stderr=subprocess.PIPE, text=True)
+            if done.returncode:
+                return say(form, "opexport", "exit code", f"{done.returncode}: {done.stderr.strip()}")
+        total = samples(session)
+        document = json.loads((out / "json").read_text())
+        hottest = max(document["samples"], key=lambda sample: sample["count"])
+        function = document["frames"][hottest["stack"][-1]]["function"]
+        good = [
+            own_json(document, total),
+            folded(out / "folded", total),
+            speedscope_schema(readers, out / "speedscope"),
+        ]
+        words = [node, HERE / "check.mjs", readers, out, str(total), function, chromium]
+        return subprocess.run(words).returncode == 0 and all(good)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bin-dir", type=pathlib.Path, default=HERE.parent.parent / "target/release")
     parser.add_argument("--readers", type=pathlib.Path, default=HERE.parent.parent / "target/interop-readers")
+    parser.add_argument("--chromium", type=pathlib.Path, help="the browser, if npm's does not start here")
     parser.add_argument("--root", type=pathlib.Path, help="root of the guest's files")
     parser.add_argument("sessions", type=pathlib.Path, nargs="+", help="session directories")
     arguments = parser.parse_args()
     readers = arguments.readers.resolve()
-    install(readers)
-    failed = 0
+    try:
+        install(readers)
+        node = readers / "node_modules/node/bin/node"
+        chromium = browser(readers, node, arguments.chromium)
+    except Stop as stop:
+        print(f"run.py: {stop}", file=sys.stderr)
+        return stop.code
+    good = True
     for session in arguments.sessions:
-        print(f"== {session}")
-        with tempfile.TemporaryDirectory() as out:
-            out = pathlib.Path(out)
-            for form in FORMATS:
-                target = out / (form + ".svg" if form == "flamegraph" else form)
-                command = [arguments.bin_dir / "opexport", "-F", form, "-o", target, "--session-dir", session]
-                if arguments.root:
-                    command += ["-R", arguments.root]
-                subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-            total = samples(session)
-            document = json.loads((out / "json").read_text())
-            if document["total"] != total or sum(s["count"] for s in document["samples"]) != total:
-                raise SystemExit(f"FAIL json: {document['total']}, the sample files have {total}")
-            print("ok   json: total is that of the sample files")
-            hottest = max(document["samples"], key=lambda sample: sample["count"])
-            function = document["frames"][hottest["stack"][-1]]["function"]
-            folded(out / "folded", total)
-            speedscope_schema(readers, out / "speedscope")
-            node = readers / "node_modules/node/bin/node"
-            failed |= subprocess.run([node, HERE / "check.mjs", readers, out, str(total), function]).returncode
-    return 1 if failed else 0
+        print(f"{session}:", flush=True)
+        good &= read_all(session, arguments, readers, node, chromium)
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

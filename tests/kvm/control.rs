@@ -4,10 +4,22 @@ use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use oprofile_control::{Client, Status};
 use oprofile_tests::vm::{Running, Vm, bin_dir};
 use tempfile::TempDir;
+
+/// How long an emulated machine may take for what a guest at work does at once.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Asks until it is so.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+    }
+}
 
 /// A machine whose guest works for a minute, and its socket.
 fn start(vm: Vm) -> (Running, TempDir, PathBuf) {
@@ -54,8 +66,24 @@ fn profiling_is_stopped_set_started_and_saved_while_the_guest_runs() {
     assert_eq!(received(&socket), stopped, "samples came in while stopped");
     opcontrol(&socket, &["--hz=500", "--callgraph=4", "--start"]);
     assert_eq!(status(&socket).settings.backtrace_depth, 4);
-    while received(&socket) < stopped + 100 {}
+    until("100 samples since the start", || {
+        received(&socket) >= stopped + 100
+    });
     opcontrol(&socket, &["--dump"]);
+    // It finds the session by itself.
+    let top = tool("optop", &socket, &["--once", "--json", "--interval=0.5"]);
+    assert!(top.status.success(), "{top:?}");
+    let top: serde_json::Value = serde_json::from_slice(&top.stdout).expect("a document");
+    assert!(
+        top["vm"]["received"]["value"].as_u64() >= Some(stopped + 100),
+        "{top}"
+    );
+    assert_eq!(
+        top["vm"]["vcpus"].as_array().map(Vec::len),
+        Some(2),
+        "{top}"
+    );
+    assert_ne!(top["functions"].as_array().map(Vec::len), Some(0), "{top}");
     let reader = tool("opread", &socket, &[]);
     let errors = String::from_utf8_lossy(&reader.stderr);
     assert!(
@@ -85,7 +113,7 @@ fn clients_that_misbehave_harm_neither_guest_nor_session() {
         let _ = stream.write_all(garbage);
     }
     let before = received(&socket);
-    while received(&socket) == before {}
+    until("samples behind the garbage", || received(&socket) > before);
     running.signal("TERM");
     let account = running.wait().expect_code(0).account();
     assert!(account.of("received") > before);
@@ -102,9 +130,13 @@ fn reader_that_takes_nothing_loses_words_and_the_guest_goes_on() {
         .and_then(Client::events)
         .expect("the stream");
     opcontrol(&socket, &["--start"]);
-    while status(&socket).counter("lost_words") == Some(0) {}
+    until("lost words", || {
+        status(&socket).counter("lost_words") > Some(0)
+    });
     let before = received(&socket);
-    while received(&socket) == before {}
+    until("samples behind the lost words", || {
+        received(&socket) > before
+    });
     assert!(status(&socket).adds_up);
     drop(events);
     running.signal("TERM");

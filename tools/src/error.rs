@@ -5,18 +5,20 @@ use std::path::PathBuf;
 use oprofile_session::sample_file::SampleFileError;
 use oprofile_session::sample_path::SamplePathError;
 
-/// Why there is no report. The words are OProfile's where it has some. Causes are to be printed behind, see
-/// [`ToolError::chain`].
+use crate::cli::run::with_causes;
+
+/// Why there is no report. The words are OProfile's where it has some. What is printed begins with the name of the tool, or
+/// not, as in OProfile: see [`ToolError::told_by`].
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
     /// There is no sample file in the sessions asked for.
-    #[error("opreport error: No sample found: Please specify a session containing \nsample data.")]
+    #[error("No sample found: Please specify a session containing \nsample data.")]
     NoSamples,
     /// There are sample files, none of them is wanted.
-    #[error("error: no sample files found: profile specification too strict ?")]
+    #[error("no sample files found: profile specification too strict ?")]
     TooStrict,
     /// A directory of the session cannot be read.
-    #[error("opreport error: Cannot read directory {path}")]
+    #[error("Cannot read directory {path}")]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -25,7 +27,7 @@ pub enum ToolError {
         source: std::io::Error,
     },
     /// More sample files than any session has.
-    #[error("opreport error: More than {limit} files below {path}: is this a session directory?")]
+    #[error("More than {limit} files below {path}: is this a session directory?")]
     TooManyFiles {
         /// The directory.
         path: PathBuf,
@@ -33,7 +35,7 @@ pub enum ToolError {
         limit: usize,
     },
     /// A file in the place of a sample file has no name of one.
-    #[error("opreport error: {path}")]
+    #[error("{path}")]
     Name {
         /// The file.
         path: PathBuf,
@@ -41,7 +43,7 @@ pub enum ToolError {
         source: SamplePathError,
     },
     /// A sample file cannot be used.
-    #[error("opreport error: {path}")]
+    #[error("{path}")]
     SampleFile {
         /// The file.
         path: PathBuf,
@@ -49,35 +51,25 @@ pub enum ToolError {
         source: SampleFileError,
     },
     /// A profile of a processor that is not in the list.
-    #[error("opreport error: {path} has processor type {cpu_type}, which is unknown")]
+    #[error("{path} has processor type {cpu_type}, which is unknown")]
     CpuType {
         /// The file.
         path: PathBuf,
         /// The type number.
         cpu_type: u32,
     },
-    /// The event files of a processor cannot be read.
-    #[error("oprofile: could not open event description file {path}")]
-    EventFile {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
     /// The samples or names of one image are more than a report can number.
-    #[error("opreport error: an image has more symbols than can be shown")]
+    #[error("an image has more symbols than can be shown")]
     TooLarge,
     /// The samples of one image, one count for each position and column, do not fit.
-    #[error(
-        "opreport error: an image has more than {limit} counts.\nSuggestion: --merge cpu,tid,tgid"
-    )]
+    #[error("an image has more than {limit} counts.\nSuggestion: --merge cpu,tid,tgid")]
     TooManyCounts {
         /// The limit.
         limit: usize,
     },
     /// The samples differ in more than one way, which a table cannot show.
     #[error(
-        "opreport error: Already displaying results for parameter {shown} with values:\n{values},\nwhich conflicts with parameter {conflicting}.\nSuggestion: specify {shown}: or --merge {shown}"
+        "Already displaying results for parameter {shown} with values:\n{values},\nwhich conflicts with parameter {conflicting}.\nSuggestion: specify {shown}: or --merge {shown}"
     )]
     Axes {
         /// What the columns stand for.
@@ -88,9 +80,7 @@ pub enum ToolError {
         conflicting: &'static str,
     },
     /// More columns than a table can have.
-    #[error(
-        "opreport error: {found} columns, {limit} are the limit.\nSuggestion: --merge cpu,tid,tgid"
-    )]
+    #[error("{found} columns, {limit} are the limit.\nSuggestion: --merge cpu,tid,tgid")]
     TooManyClasses {
         /// Columns needed.
         found: usize,
@@ -98,19 +88,19 @@ pub enum ToolError {
         limit: usize,
     },
     /// One image's samples appear in two of the sessions.
-    #[error("opreport error: sample file parsed twice: {path}")]
+    #[error("sample file parsed twice: {path}")]
     Twice {
         /// The later file.
         path: PathBuf,
     },
     /// A tree to look for images in is not there.
-    #[error("{path} isn't a valid directory\nopreport error: invalid --image-path= options")]
+    #[error("{path} isn't a valid directory")]
     ImagePath {
         /// The tree.
         path: PathBuf,
     },
     /// The output file cannot be made.
-    #[error("opreport error: Couldn't open \"{path}\" for writing")]
+    #[error("Couldn't open \"{path}\" for writing")]
     CannotCreate {
         /// The file.
         path: PathBuf,
@@ -118,7 +108,7 @@ pub enum ToolError {
         source: std::io::Error,
     },
     /// The report cannot be written.
-    #[error("opreport error: Cannot write the report")]
+    #[error("Cannot write the report")]
     Output(#[source] std::io::Error),
     /// A word of the profile specification that is not supported.
     #[error("{0}")]
@@ -126,6 +116,9 @@ pub enum ToolError {
     /// An option that is not to be had, or not together with another.
     #[error("{0}")]
     Usage(String),
+    /// An option has a value that it cannot have.
+    #[error("{0}")]
+    Value(String),
 }
 
 impl ToolError {
@@ -139,13 +132,49 @@ impl ToolError {
 
     /// The message with all its causes.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
+        with_causes(self)
+    }
+
+    /// What the tool of this name prints.
+    pub fn told_by(&self, tool: &str) -> String {
+        let text = self.chain();
+        match self {
+            Self::Specification(_) | Self::Usage(_) => text,
+            Self::TooStrict => format!("error: {text}"),
+            Self::ImagePath { .. } => {
+                format!("{text}\n{tool} error: invalid --image-path= options")
+            }
+            _ => format!("{tool} error: {text}"),
         }
-        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tool_is_named_where_oprofile_names_it() {
+        let output = std::io::Error::other("full");
+        for (error, told) in [
+            (
+                ToolError::Output(output),
+                "optool error: Cannot write the report: full",
+            ),
+            (
+                ToolError::TooStrict,
+                "error: no sample files found: profile specification too strict ?",
+            ),
+            (
+                ToolError::Usage("no such thing".to_owned()),
+                "no such thing",
+            ),
+            (
+                ToolError::ImagePath { path: "/p".into() },
+                "/p isn't a valid directory\noptool error: invalid --image-path= options",
+            ),
+        ] {
+            assert_eq!(error.told_by("optool"), told);
+        }
     }
 }

@@ -11,12 +11,14 @@
 //! * [`options`]: what a report is to show;
 //! * [`report`]: the tables; [`export`]: files for other viewers; [`top`]: a table that is kept up to date;
 //! * [`annotate`]: source and assembly with counts beside them;
-//! * [`gmon`]: the file that gprof reads.
+//! * [`gmon`]: the file that gprof reads;
+//! * [`progress`]: how far the reading has got.
 //!
 //! Sessions move between machines by [`archive`] and [`import`]; [`cli`] holds the command lines.
 //!
 //! Beside that, what speaks with a VM that runs:
 //!
+//! * [`looks`]: its status, again and again;
 //! * [`control`]: its status as text, and settings of OProfile's as the VM has them;
 //! * [`event_text`]: its event stream as text.
 
@@ -37,9 +39,11 @@ pub mod gmon;
 pub mod image;
 pub mod import;
 pub mod lines;
+pub mod looks;
 pub mod names;
 pub mod options;
 pub mod profile;
+pub mod progress;
 pub mod report;
 pub mod rows;
 pub mod samples;

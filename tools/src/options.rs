@@ -47,8 +47,8 @@ impl SortKey {
             "symbol" => Self::Symbol,
             "debug" => Self::Debug,
             _ => {
-                return Err(ToolError::Usage(format!(
-                    "opreport error: unknown sort option: {}",
+                return Err(ToolError::Value(format!(
+                    "unknown sort option: {}",
                     printable(word.as_bytes())
                 )));
             }
@@ -63,6 +63,8 @@ pub struct Options {
     pub kind: Kind,
     /// XML instead of text.
     pub xml: bool,
+    /// JSON instead of text.
+    pub json: bool,
     /// The command line, for the XML title.
     pub command_line: String,
     /// Options as they were given, for the XML form: attribute and value.
@@ -130,6 +132,15 @@ impl Options {
         wrong(
             self.xml && self.global_percent,
             "--global-percent is incompatible with --xml",
+        )?;
+        wrong(self.json && self.xml, "--json is incompatible with --xml")?;
+        wrong(
+            self.json && self.accumulated,
+            "--accumulated is incompatible with --json",
+        )?;
+        wrong(
+            self.json && self.kind == Kind::CallGraph,
+            "--json is incompatible with --callgraph; opexport --format=json has callers",
         )
     }
 
@@ -138,6 +149,7 @@ impl Options {
         let message = match self.kind {
             Kind::CallGraph => "differential profiles are incompatible with --callgraph",
             Kind::Details => "differential profiles are incompatible with --details",
+            _ if self.json => "differential profiles are incompatible with --json",
             _ if self.xml => "differential profiles are incompatible with --xml",
             Kind::Summary => "different profiles are meaningless without --symbols",
             Kind::Symbols => return Ok(()),

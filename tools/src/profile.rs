@@ -17,6 +17,7 @@ use crate::error::ToolError;
 use crate::image::{self, Found, ImageSearch};
 use crate::lines::{Lines, SourceLine};
 use crate::names::{long_name, printable, short_name};
+use crate::progress::Progress;
 use crate::samples::{SampleCounts, read_counts};
 use crate::session::{Places, SampleFileName};
 use crate::spec::{ImagePaths, Specification};
@@ -89,6 +90,8 @@ pub struct Selection {
     /// Files by image.
     by_image: Vec<Vec<usize>>,
     search: ImageSearch,
+    /// Counts the files that were read.
+    pub progress: Progress,
 }
 
 impl Selection {
@@ -148,6 +151,7 @@ impl Selection {
             of_arc: Vec::new(),
             by_image: Vec::new(),
             search,
+            progress: places.progress.clone(),
         };
         selection.number_images();
         Ok(selection)
@@ -287,6 +291,7 @@ impl Selection {
                 symbols.check_mtime(header.mtime);
                 symbols.base(header.is_kernel, header.anon_start)
             })?;
+            self.progress.advance(group);
             let mut by_symbol = Vec::new();
             symbols.split(&counts, &mut by_symbol);
             apps.push(AppSamples {

@@ -124,6 +124,7 @@ impl SymbolRows {
     pub fn read(selection: &Selection, options: &Options, raw: bool) -> Result<Self, ToolError> {
         let classes = selection.classes.len();
         let shown = ShownNames::new(options.demangle);
+        selection.progress.expect(selection.files.len());
         let images = (0..selection.images.len())
             .into_par_iter()
             .filter(|image| !selection.files_of(*image).is_empty())

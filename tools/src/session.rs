@@ -11,6 +11,7 @@ use oprofile_session::sample_path::{ImageName, SamplePath};
 use crate::error::ToolError;
 use crate::image::below;
 use crate::names::printable;
+use crate::progress::Progress;
 use crate::spec::Specification;
 
 /// Most directory entries looked at in one session; the collector makes far fewer. Links may make a small tree endless.
@@ -57,7 +58,7 @@ impl SampleFileName {
 }
 
 /// Where samples and images are looked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Places {
     /// Directory that holds `samples`.
     pub session_dir: PathBuf,
@@ -70,6 +71,8 @@ pub struct Places {
     pub debug_prefix: Option<PathBuf>,
     /// Trees in which images are looked for that are not at their place.
     pub image_paths: Vec<PathBuf>,
+    /// How much of the samples there has been read.
+    pub progress: Progress,
     /// Whether the user ought to be told which session directory was chosen.
     pub announce: bool,
 }
@@ -117,6 +120,7 @@ impl Places {
             debug_prefix,
             image_prefix,
             image_paths: Vec::new(),
+            progress: Progress::default(),
             announce,
         }
     }

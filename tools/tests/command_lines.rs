@@ -30,30 +30,78 @@ fn shown(tool: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The words of each call of `tool` among the examples of its help, as a shell would split them.
+fn examples(tool: &str, help: &str) -> Vec<Vec<String>> {
+    let (_, examples) = help
+        .rsplit_once("Examples:\n")
+        .unwrap_or_else(|| panic!("{tool}: {help}"));
+    let call = format!("    {tool} ");
+    let calls = examples.lines().filter(|line| line.starts_with(&call));
+    calls.map(|line| words(line.trim_start())).collect()
+}
+
+/// The words of a command up to the end, a pipe, a redirection or another command. Quotes are single ones.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for word in line.split(' ') {
+        if ["|", ">", "&&"].contains(&word) {
+            break;
+        }
+        words.push(word.replace('\'', ""));
+    }
+    words
+}
+
 #[test]
-fn help_of_every_tool_ends_with_examples_that_run_it() {
+fn help_of_every_tool_ends_with_examples_that_it_understands() {
+    for mut command in oprofile_tools::cli::commands() {
+        let tool = command.get_name().to_owned();
+        let help = shown(&tool, &["--help"]);
+        let examples = examples(&tool, &help);
+        assert!(!examples.is_empty(), "{tool}: {help}");
+        for words in examples {
+            if let Err(error) = command.try_get_matches_from_mut(&words) {
+                panic!("{words:?}: {error}");
+            }
+        }
+        // A description of its own, not that of options it shares.
+        assert!(!help.starts_with("Usage"), "{tool}: {help}");
+        assert!(shown(&tool, &["-?"]).contains("Examples:\n"), "{tool}");
+    }
+}
+
+#[test]
+fn every_binary_has_its_command_line_in_the_library() {
+    let mut listed = tools();
+    listed.sort();
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut binaries: Vec<String> = std::fs::read_dir(manifest.join("src/bin"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    binaries.sort();
+    assert_eq!(listed, binaries);
+}
+
+#[test]
+fn version_is_shown_on_standard_output() {
     for tool in tools() {
-        for option in ["--help", "-?"] {
-            let help = shown(&tool, &[option]);
-            let (_, examples) = help
-                .rsplit_once("Examples:\n")
-                .unwrap_or_else(|| panic!("{tool}: {help}"));
-            let call = format!("    {tool} ");
-            assert!(
-                examples.lines().any(|line| line.starts_with(&call)),
-                "{tool}: {examples}"
-            );
+        for option in ["--version", "-v"] {
+            let version = shown(&tool, &[option]);
+            assert!(version.starts_with(&format!("{tool} ")), "{version}");
         }
     }
 }
 
 #[test]
-fn version_and_usage_are_shown_on_standard_output() {
+fn usage_alone_is_shown_whatever_follows_or_is_missing() {
     for tool in tools() {
-        for option in ["--version", "-v"] {
-            assert!(shown(&tool, &[option]).starts_with(&tool));
+        for arguments in [&["--usage"][..], &["--usage", "--nope"]] {
+            let usage = shown(&tool, arguments);
+            assert!(usage.starts_with(&format!("Usage: {tool} ")), "{usage}");
+            assert!(usage.lines().count() <= 3, "{usage}");
         }
-        assert!(shown(&tool, &["--usage"]).starts_with("Usage: "));
     }
 }
 

@@ -103,9 +103,9 @@ fn what_cannot_be_is_said_with_the_next_step() {
     let output = opcontrol(&["--socket=/nonexistent/s", "--event=CYCLES:1000"]);
     assert!(errors(&output).contains("--hz"), "{}", errors(&output));
     let output = opcontrol(&["--socket=s", "--start", "--stop"]);
-    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(output.status.code(), Some(1));
     let output = opread(&[]);
-    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[test]
@@ -121,4 +121,79 @@ fn words_of_a_file_are_decoded() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(text, "cpu 1\nkernel\nsample 0x1000 event 0\n");
     assert!(errors(&output).contains("no whole word"));
+}
+
+#[test]
+fn options_without_a_meaning_are_answered_in_a_line() {
+    for (arguments, instead) in [
+        (&["--vmlinux=/boot/vmlinux", "--start"][..], "Leave it out"),
+        (&["-l"], "--hz"),
+        (&["--deinit"], "--shutdown"),
+        (&["--image", "all"], "opreport image:"),
+        (&["--session-dir=/tmp/s"], "session=DIR"),
+    ] {
+        let output = opcontrol(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let told = errors(&output);
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert!(told.starts_with("opcontrol: --"), "{told}");
+        assert!(told.contains(instead), "{told}");
+    }
+}
+
+#[test]
+fn set_up_that_a_vm_has_already_is_no_error_and_asks_for_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let server = server(&path, &[]);
+    let socket = format!("--socket={}", path.display());
+    let output = opcontrol(&[&socket, "--setup", "--no-vmlinux", "--verbose=all"]);
+    assert!(output.status.success(), "{}", errors(&output));
+    assert_eq!(errors(&output), "");
+    assert!(output.stdout.is_empty());
+    assert!(server.join().unwrap().is_empty());
+}
+
+/// The answer to a status request, with this reader.
+macro_rules! status {
+    ($reader:literal) => {
+        concat!(
+            r#"{"id":ID,"ok":{"said_hello":true,"started":false,"quiesced":true,"reader":""#,
+            $reader,
+            r#"","session":null,"device_id":63,"release":"x","cpu_type":"timer","#,
+            r#""settings":{"period_ns":1,"backtrace_depth":0,"buffer_size":1,"buffer_watershed":1,"#,
+            r#""cpu_buffer_size":1},"account":[],"adds_up":true,"ends":0,"vcpus":[],"#,
+            r#""collector":[],"clients":1}}"#
+        )
+    };
+}
+
+#[test]
+fn daemon_is_started_where_somebody_collects() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, answers, code) in [
+        ("collector", &[status!("collector")], 0),
+        ("none", &[status!("none")], 1),
+    ] {
+        let path = directory.path().join(name);
+        let server = server(&path, answers);
+        let socket = format!("--socket={}", path.display());
+        let output = opcontrol(&[&socket, "--start-daemon"]);
+        assert_eq!(output.status.code(), Some(code), "{}", errors(&output));
+        assert_eq!(errors(&output).contains("opread"), code == 1);
+        server.join().unwrap();
+    }
+}
+
+#[test]
+fn the_short_option_of_shutdown_is_oprofiles() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    const STOPPED: &str = r#"{"id":ID,"ok":{"quiesced":true}}"#;
+    let server = server(&path, &[STOPPED, STOPPED, status!("collector")]);
+    let output = opcontrol(&[&format!("--socket={}", path.display()), "-h"]);
+    assert!(output.status.success(), "{}", errors(&output));
+    let requests = server.join().unwrap();
+    assert!(format!("{:?}", requests[0].command).contains("Stop"));
+    assert!(format!("{:?}", requests[1].command).contains("Dump"));
 }

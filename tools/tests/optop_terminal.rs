@@ -1,17 +1,18 @@
-//! `optop` on a real pseudo-terminal.
+//! `optop` on a real pseudo-terminal, and beside a VM that says what it is told to.
+
+mod scripted_vm;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use oprofile_session::sample_file::{Header, encode};
 use portable_pty::{CommandBuilder, PtySize, native_pty_system};
-
-/// How long a busy machine may take to draw.
-const PATIENCE: Duration = Duration::from_secs(60);
+use scripted_vm::{PATIENCE, ScriptedVm, status};
 
 /// Puts a sample file of `app` in the session, as a collector would.
 fn write_samples(session: &Path, app: &str, count: u64) {
@@ -52,6 +53,68 @@ impl Screen {
     }
 }
 
+/// `optop` on a terminal of 20 lines and 100 columns.
+struct Terminal {
+    child: Box<dyn portable_pty::Child + Send + Sync>,
+    master: Box<dyn portable_pty::MasterPty + Send>,
+    keys: Box<dyn std::io::Write + Send>,
+    screen: Screen,
+    pump: JoinHandle<()>,
+}
+
+impl Terminal {
+    fn start(session: &Path, arguments: &[&str]) -> Self {
+        let pty = native_pty_system()
+            .openpty(PtySize {
+                rows: 20,
+                cols: 100,
+                pixel_width: 0,
+                pixel_height: 0,
+            })
+            .unwrap();
+        let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_optop"));
+        command.args(["--interval", "0.05", "--session-dir"]);
+        command.arg(session);
+        command.args(arguments);
+        command.env("TERM", "xterm-256color");
+        command.env("NO_COLOR", "1");
+        let child = pty.slave.spawn_command(command).unwrap();
+        drop(pty.slave);
+        let mut reader = pty.master.try_clone_reader().unwrap();
+        let keys = pty.master.take_writer().unwrap();
+        let (sender, output) = channel();
+        let pump = thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            // An error is how the end of a pseudo-terminal looks.
+            while let Ok(length @ 1..) = reader.read(&mut buffer) {
+                if sender.send(buffer[..length].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self {
+            child,
+            master: pty.master,
+            keys,
+            screen: Screen {
+                parser: vt100::Parser::new(20, 100, 0),
+                output,
+            },
+            pump,
+        }
+    }
+
+    /// `optop` was told to end.
+    fn end(mut self) {
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status:?}");
+        drop(self.master);
+        drop(self.keys);
+        drop(self.screen);
+        self.pump.join().unwrap();
+    }
+}
+
 #[test]
 fn table_is_kept_up_to_date_and_the_terminal_is_given_back() {
     let session = tempfile::tempdir().unwrap();
@@ -61,37 +124,8 @@ fn table_is_kept_up_to_date_and_the_terminal_is_given_back() {
         "received 75\nno_mapping 5\n",
     )
     .unwrap();
-    let pty = native_pty_system()
-        .openpty(PtySize {
-            rows: 20,
-            cols: 100,
-            pixel_width: 0,
-            pixel_height: 0,
-        })
-        .unwrap();
-    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_optop"));
-    command.args(["--interval", "0.05", "--session-dir"]);
-    command.arg(session.path());
-    command.env("TERM", "xterm-256color");
-    command.env("NO_COLOR", "1");
-    let mut child = pty.slave.spawn_command(command).unwrap();
-    drop(pty.slave);
-    let mut reader = pty.master.try_clone_reader().unwrap();
-    let mut keys = pty.master.take_writer().unwrap();
-    let (sender, output) = channel();
-    let pump = std::thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        // An error is how the end of a pseudo-terminal looks.
-        while let Ok(length @ 1..) = reader.read(&mut buffer) {
-            if sender.send(buffer[..length].to_vec()).is_err() {
-                break;
-            }
-        }
-    });
-    let mut screen = Screen {
-        parser: vt100::Parser::new(20, 100, 0),
-        output,
-    };
+    let mut terminal = Terminal::start(session.path(), &[]);
+    let screen = &mut terminal.screen;
     screen.wait_text("[first]");
     screen.wait_text("received 75, lost 5, no_mapping 5");
     assert!(screen.parser.screen().alternate_screen());
@@ -100,6 +134,7 @@ fn table_is_kept_up_to_date_and_the_terminal_is_given_back() {
     screen.wait_text("[second]");
     screen.wait_text("100 samples");
 
+    let keys = &mut terminal.keys;
     keys.write_all(b"/FIRST").unwrap();
     screen.wait("only the first row", |screen| {
         let text = screen.contents();
@@ -111,12 +146,7 @@ fn table_is_kept_up_to_date_and_the_terminal_is_given_back() {
     screen.wait_text("PAUSED");
     keys.write_all(b"q").unwrap();
     screen.wait("the main screen", |screen| !screen.alternate_screen());
-    let status = child.wait().unwrap();
-    assert!(status.success(), "{status:?}");
-    drop(pty.master);
-    drop(keys);
-    drop(screen);
-    pump.join().unwrap();
+    terminal.end();
 }
 
 #[test]
@@ -174,4 +204,136 @@ fn once_prints_one_table_and_no_samples_are_an_error() {
         text.starts_with("100 samples, sorted by samples\n"),
         "{text}"
     );
+}
+
+#[test]
+fn losses_come_from_the_vm_and_stay_when_it_has_ended() {
+    let session = tempfile::tempdir().unwrap();
+    write_samples(session.path(), "first", 70);
+    let vm = ScriptedVm::new();
+    let mut terminal = Terminal::start(session.path(), &[&vm.option()]);
+    let screen = &mut terminal.screen;
+    let mut connection = vm.accept();
+    connection.answer(&status(&[60, 20], &[("no_mm", 0), ("lost_in_guest", 10)]));
+    screen.wait_text("VM, profiling runs: received 80, lost 10");
+    screen.wait_text("no_mm 0 ");
+    screen.wait_text("lost_in_guest 10 ");
+    screen.wait_text("75.0 %        60");
+    screen.wait_text("[first]");
+
+    connection.answer(&status(&[60, 40], &[("no_mm", 4), ("lost_in_guest", 10)]));
+    screen.wait_text("received 100 (");
+    screen.wait("rates by name", |screen| {
+        let text = screen.contents();
+        let rate = |name: &str| {
+            text.split_once(name)?
+                .1
+                .split_once("/s)")?
+                .0
+                .parse::<f64>()
+                .ok()
+        };
+        rate("no_mm 4 (").is_some_and(|rate| rate > 0.0) && rate("lost_in_guest 10 (") == Some(0.0)
+    });
+    // All 20 samples since the last look.
+    screen.wait_text("100.0 %        20 (");
+
+    drop(connection);
+    screen.wait_text("VM HAS ENDED");
+    screen.wait_text("The VM has ended; its last state: received 100 (");
+    screen.wait_text("no_mm 4 (");
+    // What the collector writes at the end is still shown.
+    write_samples(session.path(), "second", 30);
+    screen.wait_text("[second]");
+    terminal.keys.write_all(b"q").unwrap();
+    terminal.end();
+}
+
+#[test]
+fn plain_lines_end_with_the_vm() {
+    let session = tempfile::tempdir().unwrap();
+    write_samples(session.path(), "first", 70);
+    let vm = ScriptedVm::new();
+    let child = Command::new(env!("CARGO_BIN_EXE_optop"))
+        .args([&vm.option(), "--json", "--interval=0.05", "--session-dir"])
+        .arg(session.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut connection = vm.accept();
+    connection.answer(&status(&[80], &[("raced", 1)]));
+    connection.answer(&status(&[90], &[("raced", 3)]));
+    drop(connection);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let document = |line| -> serde_json::Value { serde_json::from_str(line).unwrap() };
+    let documents: Vec<_> = text.lines().map(document).collect();
+    assert!(
+        documents
+            .iter()
+            .any(|it| it["vm"]["received"]["value"] == 80),
+        "{text}"
+    );
+    let last = documents.last().unwrap();
+    assert_eq!(last["vm"]["ended"], "The VM has ended");
+    assert_eq!(last["vm"]["losses"][0]["value"], 3);
+    assert!(last["vm"]["losses"][0]["per_second"].as_f64().unwrap() > 0.0);
+    assert_eq!(last["functions"][0]["function"], "[first]");
+}
+
+#[test]
+fn once_looks_twice_at_the_vm_and_finds_its_session() {
+    let session = tempfile::tempdir().unwrap();
+    write_samples(session.path(), "first", 70);
+    let vm = ScriptedVm::new();
+    let child = Command::new(env!("CARGO_BIN_EXE_optop"))
+        .args([&vm.option(), "--once", "--interval=0.05"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut connection = vm.accept();
+    for received in [70, 80, 100] {
+        let mut status = status(&[received], &[("no_mapping", received - 70)]);
+        status.session = Some(session.path().to_owned());
+        connection.answer(&status);
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "70 samples, sorted by samples");
+    assert!(
+        lines[1].starts_with("VM, profiling runs: received 100 ("),
+        "{text}"
+    );
+    assert!(lines[2].starts_with("  no_mapping 30 ("), "{text}");
+    assert!(lines[3].contains("100.0 %        20 ("), "{text}");
+    assert!(lines[5].ends_with("[first]"), "{text}");
+}
+
+#[test]
+fn a_vm_that_is_not_there_is_named() {
+    let output = Command::new(env!("CARGO_BIN_EXE_optop"))
+        .arg("--socket=/nonexistent/s")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        errors.contains("/nonexistent/s") && errors.contains("socket="),
+        "{errors}"
+    );
+    // One that ends before it has said anything.
+    let vm = ScriptedVm::new();
+    let child = Command::new(env!("CARGO_BIN_EXE_optop"))
+        .args([&vm.option(), "--once"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(vm.accept());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("may have ended"), "{errors}");
 }

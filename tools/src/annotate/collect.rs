@@ -62,6 +62,8 @@ pub fn collect(selection: &Selection, options: &CollectOptions) -> Result<Collec
             .get(*id)
             .map(crate::profile::Image::long_name)
     });
+    let files = wanted.iter().map(|id| selection.files_of(*id).len());
+    selection.progress.expect(files.sum());
     let parts = wanted
         .par_iter()
         .map(|id| Part::read(selection, *id, options))

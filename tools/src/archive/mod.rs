@@ -9,18 +9,16 @@ pub mod plan;
 pub use copy::{ArchiveDirectory, CopyError};
 pub use plan::{Entry, Plan, Request, plan};
 
+use crate::progress::Progress;
+
 impl Plan {
-    /// Copies all files. Those that cannot be copied are returned; the others are in the archive. `progress` is called
-    /// before each file with the number of files done.
-    pub fn copy(
-        &self,
-        directory: &ArchiveDirectory,
-        mut progress: impl FnMut(usize),
-    ) -> Vec<CopyError> {
+    /// Copies all files. Those that cannot be copied are returned; the others are in the archive. `progress` counts files.
+    pub fn copy(&self, directory: &ArchiveDirectory, progress: &Progress) -> Vec<CopyError> {
+        progress.expect(self.entries.len());
         let mut failures = Vec::new();
-        for (done, entry) in self.entries.iter().enumerate() {
-            progress(done);
+        for entry in &self.entries {
             failures.extend(directory.copy(&entry.from, &entry.place).err());
+            progress.advance(1);
         }
         failures
     }

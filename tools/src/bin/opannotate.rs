@@ -4,131 +4,37 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, IsTerminal as _};
 use std::os::unix::ffi::OsStringExt as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Parser};
 use oprofile_tools::annotate::assembly::{self, AssemblyOptions, split_params};
 use oprofile_tools::annotate::collect::{CollectOptions, Collected, collect};
 use oprofile_tools::annotate::paths::SourcePaths;
 use oprofile_tools::annotate::source::{self, SourceOptions};
 use oprofile_tools::annotate::{AnnotateError, Sink};
 use oprofile_tools::classes::Merge;
-use oprofile_tools::cli::run::{self, tell};
+use oprofile_tools::cli::opannotate::Arguments;
+use oprofile_tools::cli::run;
 use oprofile_tools::cli::values;
 use oprofile_tools::demangle::Demangle;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::names::printable;
 use oprofile_tools::options::SymbolFilter;
 use oprofile_tools::profile::Selection;
+use oprofile_tools::progress::{After, Display, READING};
 use oprofile_tools::report::Banner;
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::Profiles;
 
-/// Show source or assembly with the samples of each line beside it.
-#[derive(Debug, Parser)]
-#[command(
-    name = "opannotate",
-    version,
-    disable_help_flag = true,
-    disable_version_flag = true,
-    args_override_self = true
-)]
-#[command(after_help = "\
-A profile specification is a list of tag:value[,value...] and paths of programs or libraries, as for opreport.
-
-Examples:
-  opannotate --session-dir=vm1 -s -d ~/src image:*postgres    source, looked for below ~/src
-  opannotate --session-dir=vm1 -s -t 5                        only files with at least 5 % of the samples
-  opannotate --session-dir=vm1 -s -o annotated                one file for each source file
-  opannotate --session-dir=vm1 -a -i hot image:*work          disassembly of one function
-  opannotate --session-dir=vm1 -a --objdump-params=-Mintel image:*work")]
-struct Arguments {
-    /// Annotate source files
-    #[arg(short, long)]
-    source: bool,
-    /// Annotate the disassembly, which objdump makes; with --source both are mixed
-    #[arg(short, long)]
-    assembly: bool,
-    /// Write a file for each source file below this directory, instead of all to standard output
-    #[arg(short, long, value_name = "DIR")]
-    output_dir: Option<PathBuf>,
-    /// Prefixes to take away from the names of source files before they are looked for
-    #[arg(short, long, value_name = "DIR,...", value_delimiter = ',')]
-    base_dirs: Vec<PathBuf>,
-    /// Directories below which source files are looked for
-    #[arg(short = 'd', long, value_name = "DIR,...", value_delimiter = ',')]
-    search_dirs: Vec<PathBuf>,
-    /// Only source files that match (with --source)
-    #[arg(long, value_name = "GLOB,...", value_delimiter = ',')]
-    include_file: Vec<OsString>,
-    /// Not source files that match (with --source)
-    #[arg(long, value_name = "GLOB,...", value_delimiter = ',')]
-    exclude_file: Vec<OsString>,
-    /// Count only these symbols (names as in the symbol table)
-    #[arg(short, long, value_name = "SYMBOLS")]
-    include_symbols: Vec<String>,
-    /// Leave these symbols out (names as in the symbol table)
-    #[arg(short, long, value_name = "SYMBOLS")]
-    exclude_symbols: Vec<String>,
-    /// More arguments for objdump (with --assembly)
-    #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true)]
-    objdump_params: Vec<String>,
-    /// Leave out source files or, with --assembly, symbols below this percentage
-    #[arg(short, long, value_name = "PERCENT", allow_hyphen_values = true)]
-    threshold: Option<String>,
-    /// How to show C++ and Rust names
-    #[arg(short = 'D', long, value_name = "none|normal|smart")]
-    demangle: Option<String>,
-    /// Sum over these: cpu, lib, tid, tgid, unitmask, all
-    #[arg(
-        short,
-        long,
-        value_name = "cpu,lib,tid,tgid,unitmask,all",
-        value_delimiter = ','
-    )]
-    merge: Vec<String>,
-    /// Leave out libraries, kernel and modules
-    #[arg(short = 'x', long)]
-    exclude_dependent: bool,
-    /// Accepted for the sake of scripts
-    #[arg(
-        short = 'V',
-        long,
-        value_name = "all,debug,bfd,level1,sfile,stats,xml",
-        value_delimiter = ','
-    )]
-    verbose: Vec<String>,
-    /// Directory that holds 'samples'; default is ./oprofile_data, else /var/lib/oprofile
-    #[arg(long, value_name = "DIR")]
-    session_dir: Option<PathBuf>,
-    /// Trees in which binaries are looked for that are not at their place
-    #[arg(short = 'p', long, value_name = "DIR,...", value_delimiter = ',')]
-    image_path: Vec<PathBuf>,
-    /// Directory that stands for the root of the profiled machine
-    #[arg(short = 'R', long, value_name = "DIR")]
-    root: Option<PathBuf>,
-    /// Show this help
-    #[arg(short = '?', short_alias = 'h', long, visible_alias = "usage", action = ArgAction::Help)]
-    help: Option<bool>,
-    /// Show the version
-    #[arg(short = 'v', long, action = ArgAction::Version)]
-    version: Option<bool>,
-    /// Profile specification, see below
-    #[arg(value_name = "SPECIFICATION")]
-    specification: Vec<String>,
-}
-
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error(transparent)]
+    #[error("{}", .0.told_by("opannotate"))]
     Tool(#[from] ToolError),
     #[error("opannotate error: {}", .0.chain())]
     Annotate(#[from] AnnotateError),
 }
 
 fn main() -> ExitCode {
-    let arguments = match run::arguments(|_: &Arguments| false) {
+    let arguments = match run::arguments() {
         Ok(arguments) => arguments,
         Err(status) => return status,
     };
@@ -140,11 +46,6 @@ fn main() -> ExitCode {
         {
             return ExitCode::SUCCESS;
         }
-        Err(Failure::Tool(error)) => {
-            error
-                .chain()
-                .replacen("opreport error:", "opannotate error:", 1)
-        }
         Err(error) => error.to_string(),
     };
     run::failed(&message)
@@ -153,7 +54,7 @@ fn main() -> ExitCode {
 fn annotate(arguments: &Arguments) -> Result<(), Failure> {
     check(arguments)?;
     let threshold = values::threshold(arguments.threshold.as_deref())?;
-    let demangle = values::demangle("opannotate", arguments.demangle.as_deref())?;
+    let demangle = values::demangle(arguments.demangle.as_deref())?;
     let merge = Merge::parse(&arguments.merge)?;
     let Profiles::One(spec) = Profiles::parse(&arguments.specification)? else {
         return Err(
@@ -167,13 +68,14 @@ fn annotate(arguments: &Arguments) -> Result<(), Failure> {
     )
     .with_image_paths(&arguments.image_path)?;
     values::announce(&places);
+    let display = Display::start(READING, &places.progress);
     let selection = Selection::new(&places, &spec, merge, arguments.exclude_dependent)?;
     for warning in places.warnings() {
-        tell(&warning);
+        display.tell(&warning);
     }
     let banner = Banner::read(&selection)?;
     for warning in &banner.warnings {
-        tell(warning);
+        display.tell(warning);
     }
     let options = CollectOptions {
         filter: SymbolFilter {
@@ -185,10 +87,14 @@ fn annotate(arguments: &Arguments) -> Result<(), Failure> {
     };
     let collected = collect(&selection, &options)?;
     for warning in &collected.warnings {
-        tell(warning);
+        display.tell(warning);
     }
     let heading = heading(arguments, threshold, &banner.text(&selection));
-    write(arguments, threshold, demangle, &collected, &heading)?;
+    let how = How {
+        threshold,
+        demangle,
+    };
+    write(arguments, how, &collected, &heading, &display)?;
     Ok(())
 }
 
@@ -207,13 +113,25 @@ fn check(arguments: &Arguments) -> Result<(), ToolError> {
     values::check_verbose(arguments.verbose.iter().map(String::as_str))
 }
 
-fn write(
-    arguments: &Arguments,
+/// What is shown, and how.
+#[derive(Clone, Copy)]
+struct How {
+    /// Percent below which lines or symbols are left out.
     threshold: f64,
     demangle: Demangle,
+}
+
+fn write(
+    arguments: &Arguments,
+    how: How,
     collected: &Collected,
     heading: &str,
+    display: &Display,
 ) -> Result<(), AnnotateError> {
+    let How {
+        threshold,
+        demangle,
+    } = how;
     let patterns = |words: &[OsString]| {
         words
             .iter()
@@ -223,13 +141,16 @@ fn write(
     let model = &collected.model;
     let stdout = io::stdout().lock();
     let terminal = stdout.is_terminal();
-    let output = BufWriter::new(stdout);
+    let output = BufWriter::new(After {
+        writer: stdout,
+        display,
+    });
     let mut sink = if terminal {
         Sink::terminal(output)
     } else {
         Sink::file(output)
     };
-    let mut warn = |line: &str| tell(line);
+    let mut warn = |line: &str| display.tell(line);
     if arguments.assembly {
         let options = AssemblyOptions {
             source: arguments.source,
@@ -240,7 +161,7 @@ fn write(
         assembly::to_sink(model, &options, heading, &mut sink, &mut warn)?;
     } else {
         if !collected.debug_info {
-            tell(
+            display.tell(
                 "opannotate (warning): no debug information available for the selected binaries, and --assembly not requested",
             );
         }

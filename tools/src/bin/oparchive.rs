@@ -5,7 +5,6 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use oprofile_tools::archive::{ArchiveDirectory, CopyError, Plan, Request, plan};
 use oprofile_tools::cli::oparchive::Arguments;
@@ -13,13 +12,12 @@ use oprofile_tools::cli::run::{self, tell};
 use oprofile_tools::cli::values;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::names::printable;
+use oprofile_tools::progress::{Display, Progress};
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::Specification;
 
 /// Where a session lies that needs no move.
 const STANDARD_PLACE: &str = "/var/lib/oprofile";
-/// Between two words on the progress.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Why there is no archive, or not a whole one.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +25,8 @@ enum Failure {
     /// Nowhere to write to.
     #[error("Requires --output-directory option.")]
     OutputDirectory,
-    /// There is nothing to archive. The words are the library's, which speaks as opreport.
-    #[error("{}", .0.chain().replacen("opreport error", "oparchive error", 1))]
+    /// There is nothing to archive.
+    #[error("{}", .0.told_by("oparchive"))]
     Session(ToolError),
     /// The directory of the archive cannot be made.
     #[error("oparchive error: {0}")]
@@ -47,7 +45,7 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    match run::arguments(|arguments: &Arguments| arguments.usage) {
+    match run::arguments() {
         Ok(arguments) => run::status(archive(&arguments)),
         Err(status) => status,
     }
@@ -112,9 +110,10 @@ fn list(plan: &Plan) -> Result<(), Failure> {
 
 fn copy(plan: &Plan, output: &Path) -> Result<(), Failure> {
     let directory = ArchiveDirectory::create(output).map_err(Failure::Directory)?;
-    let mut progress = Progress::new(plan.entries.len());
-    let failures = plan.copy(&directory, |done| progress.show(done));
-    progress.clear();
+    let progress = Progress::default();
+    let display = Display::start("Copying files", &progress);
+    let failures = plan.copy(&directory, &progress);
+    drop(display);
     for failure in &failures {
         let mut text = format!("oparchive error: {failure}");
         if let Some(cause) = std::error::Error::source(failure) {
@@ -129,39 +128,5 @@ fn copy(plan: &Plan, output: &Path) -> Result<(), Failure> {
             failed,
             all: plan.entries.len(),
         }),
-    }
-}
-
-/// How far the copying has got, on a terminal.
-struct Progress {
-    all: usize,
-    on_terminal: bool,
-    shown: Option<Instant>,
-    started: Instant,
-}
-
-impl Progress {
-    fn new(all: usize) -> Self {
-        Self {
-            all,
-            on_terminal: io::stderr().is_terminal(),
-            shown: None,
-            started: Instant::now(),
-        }
-    }
-
-    fn show(&mut self, done: usize) {
-        let last = self.shown.unwrap_or(self.started);
-        if self.on_terminal && last.elapsed() >= PROGRESS_INTERVAL {
-            // Nobody is there to be told when this fails.
-            let _ = write!(io::stderr(), "\rcopied {done} of {} files", self.all);
-            self.shown = Some(Instant::now());
-        }
-    }
-
-    fn clear(&self) {
-        if self.shown.is_some() {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
     }
 }

@@ -1,108 +1,30 @@
 //! `opcontrol`: controls the profiling of a VM that runs.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread;
 use std::time::Duration;
 
-use clap::Parser;
 use oprofile_control::message::{Command, Separation};
+use oprofile_control::status::Reader;
 use oprofile_control::{Client, ClientError, Status};
-use oprofile_tools::control::{self, Quiet, Watch};
-
-/// Control the profiling of a virtual machine that runs.
-#[derive(Debug, Parser)]
-#[command(name = "opcontrol", version)]
-#[command(after_help = "\
-Settings are applied first, then the one command. Buffers and call chains can be set while profiling is stopped.
-Examples:
-  opcontrol --socket=/run/vm.sock --status
-  opcontrol --socket=/run/vm.sock --stop
-  opcontrol --socket=/run/vm.sock --callgraph=16 --hz=250 --start
-  opcontrol --socket=/run/vm.sock --save=before-the-change
-  opcontrol --socket=/run/vm.sock --watch")]
-struct Arguments {
-    /// Control socket of the VM: socket= of its --oprofile-dev
-    #[arg(long, value_name = "PATH")]
-    socket: PathBuf,
-    #[command(flatten)]
-    settings: Settings,
-    #[command(flatten)]
-    command: Commands,
-    /// Print the status as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, clap::Args)]
-struct Settings {
-    /// What to sample; a VM is sampled by its timer, so TIMER and default are all there is
-    #[arg(short, long, value_name = "EVENT")]
-    event: Option<String>,
-    /// Samples a second and vCPU
-    #[arg(long, value_name = "N")]
-    hz: Option<u64>,
-    /// Most frames of a call chain, 0 for none
-    #[arg(short, long, value_name = "DEPTH")]
-    callgraph: Option<u32>,
-    /// How samples are filed: none, library, kernel, cpu, all; while the session is empty
-    #[arg(short = 'p', long, value_name = "HOW", value_delimiter = ',')]
-    separate: Vec<String>,
-    /// Event buffer in words
-    #[arg(long, value_name = "WORDS")]
-    buffer_size: Option<u64>,
-    /// Free words at which the event buffer is read
-    #[arg(long, value_name = "WORDS")]
-    buffer_watershed: Option<u64>,
-    /// Entries of a vCPU's buffers
-    #[arg(long, value_name = "ENTRIES")]
-    cpu_buffer_size: Option<u64>,
-}
-
-#[derive(Debug, clap::Args)]
-#[group(multiple = false)]
-struct Commands {
-    /// Print what is known of the profiling (the default)
-    #[arg(long)]
-    status: bool,
-    /// Start profiling
-    #[arg(short, long)]
-    start: bool,
-    /// Stop profiling
-    #[arg(short = 't', long)]
-    stop: bool,
-    /// Bring every sample into the session, and wait for it
-    #[arg(short, long)]
-    dump: bool,
-    /// Stop profiling and bring every sample into the session
-    #[arg(long)]
-    shutdown: bool,
-    /// Forget what is in the session
-    #[arg(long)]
-    reset: bool,
-    /// Keep the session under a name and begin another one
-    #[arg(long, value_name = "NAME")]
-    save: Option<String>,
-    /// Print what came in, each second
-    #[arg(long)]
-    watch: bool,
-    /// List the control files
-    #[arg(long)]
-    list_files: bool,
-    /// Print a control file
-    #[arg(long, value_name = "FILE")]
-    read: Option<String>,
-    /// Write a control file
-    #[arg(long, value_name = "FILE=TEXT")]
-    write: Option<String>,
-}
+use oprofile_tools::cli::opcontrol::{Arguments, Settings, without_meaning};
+use oprofile_tools::cli::run;
+use oprofile_tools::control::watch::{End, follow};
+use oprofile_tools::control::{self, Quiet};
+use oprofile_tools::looks::Looks;
 
 /// From one line of --watch to the next.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    if let Some(why) = without_meaning::refusal(std::env::args_os()) {
+        return run::failed(&format!("opcontrol: {why}"));
+    }
+    let arguments = match run::arguments() {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
+    };
+    match control(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Quiet>() => ExitCode::SUCCESS,
         Err(error) => {
@@ -114,7 +36,7 @@ fn main() -> ExitCode {
 
 type Failed = Box<dyn std::error::Error>;
 
-fn run(arguments: Arguments) -> Result<(), Failed> {
+fn control(arguments: Arguments) -> Result<(), Failed> {
     let separation = control::separation(&arguments.settings.separate)?;
     if let Some(event) = &arguments.settings.event {
         control::check_event(event)?;
@@ -123,7 +45,7 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     let set = apply(&mut client, &arguments.settings, separation)?;
     let commands = arguments.command;
     if commands.watch {
-        return watch(&mut client);
+        return watch(client);
     }
     let json = arguments.json;
     if commands.start {
@@ -144,6 +66,14 @@ fn run(arguments: Arguments) -> Result<(), Failed> {
     } else if commands.dump {
         client.ask(Command::Dump)?;
         hint(&client.status()?)
+    } else if commands.init {
+        // The device answers, so it is there.
+        Ok(client.status().map(drop)?)
+    } else if commands.start_daemon {
+        match client.status()?.reader {
+            Reader::None => Err(control::NO_READER.into()),
+            Reader::Collector | Reader::Client => Ok(()),
+        }
     } else if commands.reset {
         Ok(client.ask(Command::Reset).map(drop)?)
     } else if let Some(name) = commands.save {
@@ -182,7 +112,7 @@ fn apply(
     settings: &Settings,
     separation: Option<(Separation, bool)>,
 ) -> Result<bool, ClientError> {
-    let mut any = settings.event.is_some();
+    let mut any = settings.event.is_some() || settings.setup || settings.no_vmlinux;
     let files = [
         ("backtrace_depth", settings.callgraph.map(u64::from)),
         ("buffer_size", settings.buffer_size),
@@ -209,11 +139,16 @@ fn apply(
     Ok(any)
 }
 
-fn watch(client: &mut Client) -> Result<(), Failed> {
-    let mut watch = Watch::default();
-    loop {
-        say(watch.lines(&client.status()?).trim_end_matches('\n'))?;
-        thread::sleep(WATCH_PERIOD);
+fn watch(client: Client) -> Result<(), Failed> {
+    let looks = Looks::start(client, WATCH_PERIOD)?.with_interrupts()?;
+    match follow(looks.iter(), say)? {
+        End::Interrupted => Ok(()),
+        // Nothing went wrong: there is no more to watch.
+        End::Vm(error @ ClientError::Closed) => {
+            eprintln!("{}", control::told(&error));
+            Ok(())
+        }
+        End::Vm(error) => Err(error.into()),
     }
 }
 

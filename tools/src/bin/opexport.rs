@@ -2,91 +2,28 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Parser};
 use oprofile_tools::atomic_file::PartialFile;
 use oprofile_tools::classes::Merge;
-use oprofile_tools::cli::run::{self, tell, with_causes};
+use oprofile_tools::cli::opexport::Arguments;
+use oprofile_tools::cli::run::{self, with_causes};
 use oprofile_tools::cli::values;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::export::model::Profile;
 use oprofile_tools::export::read::{Options, read};
 use oprofile_tools::export::{Format, write};
 use oprofile_tools::names::printable;
+use oprofile_tools::progress::{After, Display, READING};
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::Specification;
-
-/// Write a profile in the format of another viewer.
-#[derive(Debug, Parser)]
-#[command(
-    name = "opexport",
-    version,
-    disable_help_flag = true,
-    disable_version_flag = true
-)]
-#[command(after_help = "\
-Examples:
-  opexport -F flamegraph -o profile.svg            then open it in a browser
-  opexport -F pprof -o profile.pb.gz               then: pprof -http=: profile.pb.gz
-  opexport -F firefox -o profile.json              then load it on profiler.firefox.com
-  opexport -F speedscope -o profile.json           then: npx speedscope profile.json
-  opexport -F folded --merge=all image:/usr/bin/python3 | sort -k2 -n
-
-The profile specification is that of opreport. docs/opexport.md says what each format can carry.")]
-struct Arguments {
-    /// File format
-    #[arg(short = 'F', long, value_enum)]
-    format: Format,
-    /// Write to this file instead of standard output
-    #[arg(short, long, value_name = "FILE")]
-    output_file: Option<PathBuf>,
-    /// Leave callers out, even where they were sampled
-    #[arg(long)]
-    flat: bool,
-    /// Tell the source lines of a function apart, where there is debug information
-    #[arg(short = 'g', long)]
-    debug_info: bool,
-    /// Sum over these: cpu, lib, tid, tgid, unitmask, all
-    #[arg(
-        short,
-        long,
-        value_name = "cpu,lib,tid,tgid,unitmask,all",
-        value_delimiter = ','
-    )]
-    merge: Vec<String>,
-    /// Leave out libraries, kernel and modules
-    #[arg(short = 'x', long)]
-    exclude_dependent: bool,
-    /// How to show C++ and Rust names
-    #[arg(short = 'D', long, value_name = "none|normal|smart")]
-    demangle: Option<String>,
-    /// Look for missing images below these directories, too
-    #[arg(short = 'p', long, value_name = "DIR,...", value_delimiter = ',')]
-    image_path: Vec<PathBuf>,
-    /// Directory that holds 'samples'; default is ./oprofile_data, else /var/lib/oprofile
-    #[arg(long, value_name = "DIR")]
-    session_dir: Option<PathBuf>,
-    /// Directory that stands for the root of the profiled machine
-    #[arg(short = 'R', long, value_name = "DIR")]
-    root: Option<PathBuf>,
-    /// Show this help
-    #[arg(short = '?', short_alias = 'h', long, action = ArgAction::Help)]
-    help: Option<bool>,
-    /// Show the version
-    #[arg(short = 'v', long, action = ArgAction::Version)]
-    version: Option<bool>,
-    /// Profile specification, see opreport
-    #[arg(value_name = "SPECIFICATION")]
-    specification: Vec<String>,
-}
 
 /// Why nothing was exported.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// The session.
-    #[error("{}", .0.chain())]
+    #[error("{}", .0.told_by("opexport"))]
     Session(ToolError),
     /// Anything else: the message.
     #[error("opexport error: {0}")]
@@ -109,7 +46,7 @@ impl From<oprofile_tools::export::read::ReadError> for Error {
 }
 
 fn main() -> ExitCode {
-    let arguments = match run::arguments(|_: &Arguments| false) {
+    let arguments = match run::arguments() {
         Ok(arguments) => arguments,
         Err(status) => return status,
     };
@@ -129,7 +66,7 @@ fn export(arguments: &Arguments) -> Result<(), Error> {
     let options = Options {
         merge: Merge::parse(&arguments.merge)?,
         exclude_dependent: arguments.exclude_dependent,
-        demangle: values::demangle("opexport", arguments.demangle.as_deref())?,
+        demangle: values::demangle(arguments.demangle.as_deref())?,
         flat: arguments.flat,
         lines: arguments.debug_info,
     };
@@ -146,9 +83,10 @@ fn export(arguments: &Arguments) -> Result<(), Error> {
     )
     .with_image_paths(&arguments.image_path)?;
     values::announce(&places);
+    let display = Display::start(READING, &places.progress);
     let found = read(&places, &spec, &options)?;
     for warning in &found.warnings {
-        tell(warning);
+        display.tell(warning);
     }
     let title = format!(
         "Profile of {}",
@@ -157,7 +95,10 @@ fn export(arguments: &Arguments) -> Result<(), Error> {
     match &arguments.output_file {
         Some(path) => to_file(path, &found.profile, arguments.format, &title),
         None => {
-            let mut out = BufWriter::new(io::stdout().lock());
+            let mut out = BufWriter::new(After {
+                writer: io::stdout().lock(),
+                display: &display,
+            });
             let written = write_out(&found.profile, arguments.format, &title, &mut out);
             match written {
                 // A reader that has seen enough closes the pipe; that is no error.

@@ -5,96 +5,57 @@ use std::io::{BufWriter, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Parser};
 use oprofile_tools::classes::Merge;
+use oprofile_tools::cli::opgprof::Arguments;
 use oprofile_tools::cli::run::{self, tell};
 use oprofile_tools::cli::values;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::gmon::{Capped, GmonError, collect};
 use oprofile_tools::profile::Selection;
+use oprofile_tools::progress::{Display, READING};
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::Profiles;
 
 /// Full bins that have a warning of their own.
 const MAX_WARNINGS: usize = 20;
 
-/// Write the samples of one binary as a file for gprof.
-#[derive(Debug, Parser)]
-#[command(
-    name = "opgprof",
-    version,
-    disable_help_flag = true,
-    disable_version_flag = true,
-    args_override_self = true
-)]
-#[command(after_help = "\
-The profile specification must leave one binary and one event; it is a list of tag:value[,value...] and paths of
-programs or libraries, as for opreport.
-
-Example:
-  opgprof --session-dir=vm1 -o work.gmon image:*work && gprof -p work work.gmon")]
-struct Arguments {
-    /// The file to write
-    #[arg(
-        short = 'o',
-        long,
-        visible_alias = "output-file",
-        value_name = "FILE",
-        default_value = "gmon.out"
-    )]
-    output_filename: PathBuf,
-    /// Leave out symbols below this percentage
-    #[arg(short, long, value_name = "PERCENT", allow_hyphen_values = true)]
-    threshold: Option<String>,
-    /// Accepted for the sake of scripts
-    #[arg(
-        short = 'V',
-        long,
-        value_name = "all,debug,bfd,level1,sfile,stats,xml",
-        value_delimiter = ','
-    )]
-    verbose: Vec<String>,
-    /// Directory that holds 'samples'; default is ./oprofile_data, else /var/lib/oprofile
-    #[arg(long, value_name = "DIR")]
-    session_dir: Option<PathBuf>,
-    /// Trees in which binaries are looked for that are not at their place
-    #[arg(short = 'p', long, value_name = "DIR,...", value_delimiter = ',')]
-    image_path: Vec<PathBuf>,
-    /// Directory that stands for the root of the profiled machine
-    #[arg(short = 'R', long, value_name = "DIR")]
-    root: Option<PathBuf>,
-    /// Show this help
-    #[arg(short = '?', short_alias = 'h', long, visible_alias = "usage", action = ArgAction::Help)]
-    help: Option<bool>,
-    /// Show the version
-    #[arg(short = 'v', long, action = ArgAction::Version)]
-    version: Option<bool>,
-    /// Profile specification, see below
-    #[arg(value_name = "SPECIFICATION")]
-    specification: Vec<String>,
+/// Why there is no file.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The session or the command line.
+    #[error("{}", .0.told_by("opgprof"))]
+    Tool(ToolError),
+    /// The samples are not those of a program.
+    #[error("opgprof error: {}", path.display())]
+    Gmon {
+        /// The program.
+        path: PathBuf,
+        /// What is wrong.
+        source: GmonError,
+    },
 }
 
-fn main() -> ExitCode {
-    let arguments = match run::arguments(|_: &Arguments| false) {
-        Ok(arguments) => arguments,
-        Err(status) => return status,
-    };
-    match convert(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let message = error.chain();
-            run::failed(&message.replacen("opreport error:", "opgprof error:", 1))
-        }
+impl From<ToolError> for Failure {
+    fn from(error: ToolError) -> Self {
+        Self::Tool(error)
     }
 }
 
-fn convert(arguments: &Arguments) -> Result<(), ToolError> {
+fn main() -> ExitCode {
+    let arguments = match run::arguments() {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
+    };
+    run::status(convert(&arguments))
+}
+
+fn convert(arguments: &Arguments) -> Result<(), Failure> {
     values::check_verbose(arguments.verbose.iter().map(String::as_str))?;
     let threshold = values::threshold(arguments.threshold.as_deref())?;
     let Profiles::One(spec) = Profiles::parse(&arguments.specification)? else {
-        return Err(ToolError::Specification(
-            "opgprof cannot compare two profiles".to_owned(),
-        ));
+        return Err(
+            ToolError::Specification("opgprof cannot compare two profiles".to_owned()).into(),
+        );
     };
     let places = Places::find(
         arguments.session_dir.as_deref(),
@@ -103,6 +64,7 @@ fn convert(arguments: &Arguments) -> Result<(), ToolError> {
     )
     .with_image_paths(&arguments.image_path)?;
     values::announce(&places);
+    let display = Display::start(READING, &places.progress);
     // gprof knows one column; who and where is summed over, what is not.
     let merge = Merge {
         cpu: true,
@@ -113,24 +75,25 @@ fn convert(arguments: &Arguments) -> Result<(), ToolError> {
     };
     let selection = Selection::new(&places, &spec, merge, true)?;
     for warning in places.warnings() {
-        tell(&warning);
+        display.tell(&warning);
     }
     let Some(collected) = collect::collect(&selection, threshold)? else {
         return Err(ToolError::Specification(
             "error: specify exactly one binary to process and give an event: or count: specification if necessary"
                 .to_owned(),
-        ));
+        )
+        .into());
     };
     if let Some(warning) = &collected.warning {
-        tell(warning);
+        display.tell(warning);
     }
     let path = &arguments.output_filename;
     let failed = |error: GmonError| match error {
-        GmonError::Output(source) => ToolError::Output(source),
-        error => ToolError::Usage(format!(
-            "opgprof error: {}: {error}",
-            collected.path.display()
-        )),
+        GmonError::Output(source) => Failure::Tool(ToolError::Output(source)),
+        source => Failure::Gmon {
+            path: collected.path.clone(),
+            source,
+        },
     };
     // Before an older file is emptied.
     collected.profile.check(collected.layout).map_err(failed)?;
@@ -144,6 +107,7 @@ fn convert(arguments: &Arguments) -> Result<(), ToolError> {
         .write(&mut output, collected.layout)
         .map_err(failed)?;
     output.flush().map_err(ToolError::Output)?;
+    drop(display);
     warn_capped(&capped);
     Ok(())
 }

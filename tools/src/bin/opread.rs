@@ -2,41 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
 use oprofile_control::message::Command;
 use oprofile_control::{Client, ClientError};
+use oprofile_tools::cli::opread::Arguments;
+use oprofile_tools::cli::run;
 use oprofile_tools::control;
 use oprofile_tools::event_text::{self, Names};
-
-/// Print the event stream of a virtual machine, a line for each record.
-#[derive(Debug, Parser)]
-#[command(name = "opread", version)]
-#[command(after_help = "\
-The stream has one reader: the VM must have been started without session=.
-Examples:
-  opread --socket=/run/vm.sock
-  opread --socket=/run/vm.sock --raw > words
-  opread --file=words")]
-struct Arguments {
-    /// Control socket of the VM: socket= of its --oprofile-dev
-    #[arg(long, value_name = "PATH", required_unless_present = "file")]
-    socket: Option<PathBuf>,
-    /// File of raw words, each 8 bytes, little endian; - is standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["socket", "no_start", "reads"])]
-    file: Option<PathBuf>,
-    /// Do not start profiling
-    #[arg(long)]
-    no_start: bool,
-    /// End after so many reads of the event buffer
-    #[arg(long, value_name = "N")]
-    reads: Option<u64>,
-    /// Write the words as they are instead of text
-    #[arg(long)]
-    raw: bool,
-}
 
 /// Largest file of words: the largest event buffer, 1 GiB.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -44,7 +18,10 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 type Failed = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = match run::arguments() {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
+    };
     let done = match (&arguments.socket, &arguments.file) {
         (_, Some(file)) => decode(file, arguments.raw),
         (Some(socket), None) => follow(socket, &arguments),

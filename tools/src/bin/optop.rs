@@ -5,87 +5,41 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{ArgAction, Parser};
 use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use oprofile_control::{Client, ClientError};
 use oprofile_tools::classes::Merge;
+use oprofile_tools::cli::colour;
+use oprofile_tools::cli::optop::Arguments;
 use oprofile_tools::cli::run;
+use oprofile_tools::control;
 use oprofile_tools::demangle::Demangle;
 use oprofile_tools::error::ToolError;
+use oprofile_tools::export::model::ModelFull;
 use oprofile_tools::export::read::{Options, ReadError, read};
+use oprofile_tools::looks::{self, Looks};
 use oprofile_tools::names::printable;
 use oprofile_tools::session::Places;
 use oprofile_tools::spec::Specification;
 use oprofile_tools::top::snapshot::{Snapshot, read_account};
-use oprofile_tools::top::state::{Key, Message, SortKey, State};
+use oprofile_tools::top::state::{Key, Message, State};
 use oprofile_tools::top::watch::Fingerprint;
 use oprofile_tools::top::{plain, view};
-
-/// Show the functions that a running virtual machine spends its time in.
-#[derive(Debug, Parser)]
-#[command(
-    name = "optop",
-    version,
-    disable_help_flag = true,
-    disable_version_flag = true
-)]
-#[command(after_help = "\
-Keys: q quit, p pause, / filter, Esc no filter, s sort, r reverse, h help, arrows and page keys scroll.
-
-Examples:
-  optop --session-dir /run/vm1/profile
-  optop --once --lines 5                 the five hottest functions, for a script
-  optop --json | jq .functions[0]        a document whenever the session has changed
-
-The profile specification is that of opreport. Terminals that cannot move their cursor (TERM=dumb, vt100) and pipes get
-plain lines.")]
-struct Arguments {
-    /// Print once and end
-    #[arg(long)]
-    once: bool,
-    /// Print JSON, a document a line
-    #[arg(long)]
-    json: bool,
-    /// Seconds between looks at the session
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 1.0, value_parser = interval)]
-    interval: f64,
-    /// Rows to print where there is no screen to fill; 0 for all
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
-    lines: usize,
-    /// What to sort by
-    #[arg(short, long, value_enum, default_value_t)]
-    sort: SortKey,
-    /// Show only rows with this in function, image or program
-    #[arg(short, long, value_name = "TEXT", default_value = "")]
-    filter: String,
-    /// Look for missing images below these directories, too
-    #[arg(short = 'p', long, value_name = "DIR,...", value_delimiter = ',')]
-    image_path: Vec<PathBuf>,
-    /// Directory that holds 'samples'; default is ./oprofile_data, else /var/lib/oprofile
-    #[arg(long, value_name = "DIR")]
-    session_dir: Option<PathBuf>,
-    /// Directory that stands for the root of the profiled machine
-    #[arg(short = 'R', long, value_name = "DIR")]
-    root: Option<PathBuf>,
-    /// Show this help
-    #[arg(short = '?', short_alias = 'h', long, action = ArgAction::Help)]
-    help: Option<bool>,
-    /// Show the version
-    #[arg(short = 'v', long, action = ArgAction::Version)]
-    version: Option<bool>,
-    /// Profile specification, see opreport
-    #[arg(value_name = "SPECIFICATION")]
-    specification: Vec<String>,
-}
 
 /// Why the program ended.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// The session.
-    #[error("{}", .0.chain())]
+    #[error("{}", .0.told_by("optop"))]
     Session(#[from] ToolError),
-    /// The samples.
-    #[error(transparent)]
-    Read(#[from] ReadError),
+    /// The size of the profile.
+    #[error("optop error: {0}")]
+    Full(ModelFull),
+    /// The VM.
+    #[error("optop error: {}", control::told(.0))]
+    Vm(#[from] ClientError),
+    /// The thread that looks at it.
+    #[error("optop error: Cannot look at the VM: {0}")]
+    Looks(io::Error),
     /// The terminal.
     #[error("optop error: Cannot use the terminal: {0}")]
     Terminal(io::Error),
@@ -94,8 +48,17 @@ enum Error {
     Output(io::Error),
 }
 
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Session(error) => Self::Session(error),
+            ReadError::Full(error) => Self::Full(error),
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let arguments = match run::arguments(|_: &Arguments| false) {
+    let arguments = match run::arguments() {
         Ok(arguments) => arguments,
         Err(status) => return status,
     };
@@ -109,12 +72,19 @@ fn main() -> ExitCode {
 
 fn watch(arguments: &Arguments) -> Result<(), Error> {
     let spec = Specification::parse(&arguments.specification)?;
-    let places = Places::find(
-        arguments.session_dir.as_deref(),
-        arguments.root.as_deref(),
-        &spec,
-    )
-    .with_image_paths(&arguments.image_path)?;
+    let interval = Duration::from_secs_f64(arguments.interval);
+    let mut session_dir = arguments.session_dir.clone();
+    let mut looks = None;
+    if let Some(socket) = &arguments.socket {
+        let mut client = Client::connect(socket)?;
+        if session_dir.is_none() {
+            session_dir = written_session(&mut client)?;
+        }
+        looks = Some(Looks::start(client, interval).map_err(Error::Looks)?);
+    }
+    let looks = looks.as_ref();
+    let places = Places::find(session_dir.as_deref(), arguments.root.as_deref(), &spec)
+        .with_image_paths(&arguments.image_path)?;
     let mut source = Source {
         places,
         spec,
@@ -122,8 +92,16 @@ fn watch(arguments: &Arguments) -> Result<(), Error> {
         trouble: None,
     };
     let mut state = State::new(arguments.sort, &arguments.filter);
-    let interval = Duration::from_secs_f64(arguments.interval);
     if arguments.once {
+        if let Some(looks) = looks {
+            // Two, for rates.
+            for event in looks.iter().take(2) {
+                take_in(&mut state, event)?;
+                if state.vm_ended.is_some() {
+                    break;
+                }
+            }
+        }
         let snapshot = source.read()?;
         state.update(Message::Snapshot(Box::new(snapshot)));
         return print(&state, arguments).map_err(Error::Output);
@@ -134,10 +112,31 @@ fn watch(arguments: &Arguments) -> Result<(), Error> {
         && io::stdin().is_terminal()
         && can_move_cursor(term.as_deref())
     {
-        full_screen(&mut state, &mut source, interval).map_err(Error::Terminal)
+        full_screen(&mut state, &mut source, looks, interval).map_err(Error::Terminal)
     } else {
-        lines(&mut state, &mut source, arguments, interval)
+        lines(&mut state, &mut source, looks, arguments, interval)
     }
+}
+
+/// The session that the VM writes, if it can be found from here: the VMM may have named it from another directory.
+fn written_session(client: &mut Client) -> Result<Option<PathBuf>, ClientError> {
+    let session = client.status()?.session;
+    Ok(session.filter(|path| path.is_absolute() && path.is_dir()))
+}
+
+/// Takes note of what the VM says. The error is of one that has never said anything.
+fn take_in(state: &mut State, event: looks::Event) -> Result<(), ClientError> {
+    match event {
+        looks::Event::Looked(look) => state.update(Message::Look(look)),
+        looks::Event::Ended(error) if state.vm.is_none() => return Err(error),
+        looks::Event::Ended(ClientError::Closed) => {
+            state.update(Message::VmEnded("The VM has ended".to_owned()));
+        }
+        looks::Event::Ended(error) => state.update(Message::VmEnded(control::told(&error))),
+        // Not asked for.
+        looks::Event::Interrupted => {}
+    }
+    Ok(())
 }
 
 /// Whether a terminal of this kind understands what we need: a second screen, and positions set by ANSI's codes.
@@ -236,13 +235,15 @@ fn print(state: &State, arguments: &Arguments) -> io::Result<()> {
     out.flush()
 }
 
-/// Prints whenever something is new, until a signal or a closed pipe ends the program.
+/// Prints whenever something is new, until the VM, a signal or a closed pipe ends the program.
 fn lines(
     state: &mut State,
     source: &mut Source,
+    looks: Option<&Looks>,
     arguments: &Arguments,
     interval: Duration,
 ) -> Result<(), Error> {
+    let mut is_new = false;
     loop {
         match source.poll() {
             Some(Message::Trouble(why)) => {
@@ -250,14 +251,29 @@ fn lines(
             }
             Some(message) => {
                 state.update(message);
-                print(state, arguments).map_err(Error::Output)?;
-                if !arguments.json {
-                    println_blank().map_err(Error::Output)?;
-                }
+                is_new = true;
             }
             None => {}
         }
-        std::thread::sleep(interval);
+        if is_new {
+            print(state, arguments).map_err(Error::Output)?;
+            if !arguments.json {
+                println_blank().map_err(Error::Output)?;
+            }
+        }
+        if state.vm_ended.is_some() {
+            return Ok(());
+        }
+        is_new = false;
+        match looks {
+            Some(looks) => {
+                if let Some(event) = looks.next_within(interval) {
+                    take_in(state, event)?;
+                    is_new = true;
+                }
+            }
+            None => std::thread::sleep(interval),
+        }
     }
 }
 
@@ -266,8 +282,13 @@ fn println_blank() -> io::Result<()> {
 }
 
 /// Draws until the user has enough.
-fn full_screen(state: &mut State, source: &mut Source, interval: Duration) -> io::Result<()> {
-    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+fn full_screen(
+    state: &mut State,
+    source: &mut Source,
+    looks: Option<&Looks>,
+    interval: Duration,
+) -> io::Result<()> {
+    let colour = colour::is_wanted();
     // Also sets a panic hook that gives the terminal back.
     let mut terminal = ratatui::try_init()?;
     let result = (|| {
@@ -277,9 +298,14 @@ fn full_screen(state: &mut State, source: &mut Source, interval: Duration) -> io
                 if let Some(message) = source.poll() {
                     state.update(message);
                 }
+                while let Some(event) = looks.and_then(|looks| looks.next_within(Duration::ZERO)) {
+                    if let Err(error) = take_in(state, event) {
+                        state.update(Message::VmEnded(control::told(&error)));
+                    }
+                }
                 next = Instant::now() + interval;
             }
-            state.page = view::page(state, terminal.size()?.height);
+            state.page = view::page(state, terminal.size()?);
             terminal.draw(|frame| view::draw(frame, state, colour))?;
             if event::poll(next.saturating_duration_since(Instant::now()))?
                 && let Some(key) = key(&event::read()?)
@@ -319,11 +345,4 @@ fn key(event: &Event) -> Option<Key> {
         KeyCode::End => Key::End,
         _ => return None,
     })
-}
-
-fn interval(text: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|seconds| (0.05..=3600.0).contains(seconds))
-        .ok_or_else(|| "0.05 to 3600 seconds".to_owned())
 }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser};
+use clap::Parser;
+
+use super::common::Common;
 
 /// Copy a session and all binaries it names into one directory, to be read elsewhere.
 #[derive(Debug, Parser)]
@@ -48,15 +50,9 @@ pub struct Arguments {
     /// Directory that stands for the root of the profiled machine
     #[arg(short = 'R', long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// Show the version
-    #[arg(short = 'v', long, action = ArgAction::Version)]
-    version: Option<bool>,
-    /// Show this help
-    #[arg(short = '?', short_alias = 'h', long, action = ArgAction::Help)]
-    help: Option<bool>,
-    /// Show the usage in short
-    #[arg(long)]
-    pub usage: bool,
+    /// Help, version, usage.
+    #[command(flatten)]
+    pub common: Common,
     /// Profile specification, as for opreport
     #[arg(value_name = "SPECIFICATION")]
     pub specification: Vec<String>,

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser};
+use clap::Parser;
+
+use super::common::Common;
 
 /// Convert a sample file of another byte order or layout into one of this machine.
 #[derive(Debug, Parser)]
@@ -31,15 +33,9 @@ pub struct Arguments {
     /// Copy even a file of this machine's own layout
     #[arg(short, long)]
     pub force: bool,
-    /// Show the version
-    #[arg(short = 'v', long, action = ArgAction::Version)]
-    version: Option<bool>,
-    /// Show this help
-    #[arg(short = '?', short_alias = 'h', long, action = ArgAction::Help)]
-    help: Option<bool>,
-    /// Show the usage in short
-    #[arg(long)]
-    pub usage: bool,
+    /// Help, version, usage.
+    #[command(flatten)]
+    pub common: Common,
     /// The sample file
     #[arg(value_name = "FILE")]
     pub input: Vec<PathBuf>,

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Command, Parser};
 
 use crate::names::printable;
 
@@ -12,25 +12,34 @@ use crate::names::printable;
 ///
 /// # Errors
 /// When there is nothing more to do.
-pub fn arguments<A: Parser>(wants_usage: impl Fn(&A) -> bool) -> Result<A, ExitCode> {
-    match A::try_parse() {
-        Ok(arguments) if wants_usage(&arguments) => {
-            let usage = A::command().render_usage();
-            // Nothing is left to be told to a closed terminal.
-            let _ = writeln!(io::stdout(), "{usage}");
-            Err(ExitCode::SUCCESS)
-        }
-        Ok(arguments) => Ok(arguments),
-        Err(error) => {
+pub fn arguments<A: Parser>() -> Result<A, ExitCode> {
+    let mut command = A::command();
+    if wants_usage(&command) {
+        // Nothing is left to be told to a closed terminal.
+        let _ = writeln!(io::stdout(), "{}", command.render_usage());
+        return Err(ExitCode::SUCCESS);
+    }
+    command
+        .try_get_matches_from_mut(std::env::args_os())
+        .and_then(|mut matches| A::from_arg_matches_mut(&mut matches))
+        .map_err(|error| {
             let status = if error.use_stderr() {
                 ExitCode::FAILURE
             } else {
                 ExitCode::SUCCESS
             };
-            let _ = error.print();
-            Err(status)
-        }
-    }
+            let _ = error.format(&mut command).print();
+            status
+        })
+}
+
+/// Whether `--usage` is given before anything wrong; what is missing does not matter then, as in OProfile.
+fn wants_usage(command: &Command) -> bool {
+    let matches = command
+        .clone()
+        .ignore_errors(true)
+        .try_get_matches_from(std::env::args_os());
+    matches.is_ok_and(|matches| matches!(matches.try_get_one("usage"), Ok(Some(true))))
 }
 
 /// The status of a run that ended like this. An error is told with its causes.

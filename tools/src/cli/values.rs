@@ -40,17 +40,17 @@ pub fn threshold(text: Option<&str>) -> Result<f64, ToolError> {
         })
 }
 
-/// The argument of `--demangle` of `tool`.
+/// The argument of `--demangle`.
 ///
 /// # Errors
 /// When there is no such way to show names.
-pub fn demangle(tool: &str, text: Option<&str>) -> Result<Demangle, ToolError> {
+pub fn demangle(text: Option<&str>) -> Result<Demangle, ToolError> {
     match text {
         None | Some("normal") => Ok(Demangle::Normal),
         Some("none") => Ok(Demangle::None),
         Some("smart") => Ok(Demangle::Smart),
-        Some(text) => Err(ToolError::Usage(format!(
-            "{tool} error: invalid option --demangle={}",
+        Some(text) => Err(ToolError::Value(format!(
+            "invalid option --demangle={}",
             printable(text.as_bytes())
         ))),
     }
@@ -80,11 +80,8 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_way_to_show_names_is_told_by_the_tool() {
-        let error = demangle("optool", Some("\x1b[2J")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "optool error: invalid option --demangle=\\x1b[2J"
-        );
+    fn a_refused_way_to_show_names_is_told_safely() {
+        let error = demangle(Some("\x1b[2J")).unwrap_err();
+        assert_eq!(error.to_string(), "invalid option --demangle=\\x1b[2J");
     }
 }

@@ -279,7 +279,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn image(path: &str) -> Image {
+    pub(crate) fn image(path: &str) -> Image {
         Image {
             path: path.to_owned(),
             name: path.rsplit('/').next().unwrap_or(path).to_owned(),

@@ -16,6 +16,7 @@ use crate::image::Found;
 use crate::lines::Lines;
 use crate::names::{long_name, printable, short_name};
 use crate::profile::{ImageSymbols, Selection, load_symbols};
+use crate::progress::Progress;
 use crate::session::{Places, SampleFileName};
 use crate::spec::Specification;
 
@@ -74,13 +75,15 @@ pub fn read(places: &Places, spec: &Specification, options: &Options) -> Result<
         tgid: true,
     };
     let selection = Selection::new(places, spec, everything, options.exclude_dependent)?;
+    let progress = &selection.progress;
+    progress.expect(selection.files.len());
     let arcs = if options.flat {
         HashMap::new()
     } else if spec.names_images() {
         // A caller need not be selected to be named.
-        read_arcs(&places.session_files()?.arcs)?
+        read_arcs(&places.session_files()?.arcs, progress)?
     } else {
-        read_arcs(&selection.arcs)?
+        read_arcs(&selection.arcs, progress)?
     };
     let mut reader = Reader {
         selection: &selection,
@@ -94,6 +97,7 @@ pub fn read(places: &Places, spec: &Specification, options: &Options) -> Result<
         let name = &file.name;
         let callers = arcs.get(&(name.app.clone(), name.image.clone(), spec_key(&name.spec)));
         reader.add(file, callers)?;
+        progress.advance(1);
     }
     let mut warnings = places.warnings();
     let by_name: BTreeMap<&ImageName, &ImageSymbols> = reader
@@ -127,9 +131,14 @@ fn spec_key(spec: &SampleSpec) -> [String; 6] {
     .map(Clone::clone)
 }
 
-fn read_arcs(files: &[SampleFileName]) -> Result<HashMap<ArcKey, Callers<Caller>>, ToolError> {
+fn read_arcs(
+    files: &[SampleFileName],
+    progress: &Progress,
+) -> Result<HashMap<ArcKey, Callers<Caller>>, ToolError> {
+    progress.expect(files.len());
     let mut arcs: HashMap<ArcKey, Callers<Caller>> = HashMap::new();
     for file in files {
+        progress.advance(1);
         let name = &file.name;
         let Some(callee) = &name.callee else {
             continue;

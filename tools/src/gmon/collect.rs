@@ -37,6 +37,8 @@ pub fn collect(selection: &Selection, threshold: f64) -> Result<Option<Collected
     if selection.classes.len() != 1 {
         return Ok(None);
     }
+    let files = selection.files.len() + selection.arcs.len();
+    selection.progress.expect(files);
     let read = selection.read_image(image)?;
     let mut profile = Profile::default();
     for app in &read.apps {
@@ -87,6 +89,7 @@ fn add_arcs(
         None => position,
     };
     for file in &selection.arcs {
+        selection.progress.advance(1);
         if file.name.callee.as_ref() != Some(&file.name.image) || file.name.app != file.name.image {
             continue;
         }

@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use oprofile_session::sample_file::{self, SampleFile, SampleFileError};
 
 use crate::atomic_file;
+use crate::progress::{Counted, Progress};
 use abi::{Abi, AbiError};
 use foreign::ForeignError;
 
 /// What to convert.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Import {
     /// The sample file.
     pub input: PathBuf,
@@ -27,6 +28,8 @@ pub struct Import {
     pub output: PathBuf,
     /// Whether a file of this machine's own layout is copied, too.
     pub force: bool,
+    /// Counts the bytes of the input that were read.
+    pub progress: Progress,
 }
 
 /// Why nothing was converted. The words are OProfile's where it has some; the causes are to be printed behind.
@@ -125,6 +128,14 @@ impl Import {
             path: self.input.clone(),
             source,
         })?;
+        // A length that is not known is no reason to fail.
+        let length = input.metadata().map_or(0, |input| input.len());
+        self.progress
+            .expect(usize::try_from(length).unwrap_or(usize::MAX));
+        let input = Counted {
+            reader: input,
+            progress: self.progress.clone(),
+        };
         let trace = trace.as_mut().map(|trace| &mut **trace as &mut dyn Write);
         let mut file = foreign::read(BufReader::new(input), &abi, trace).map_err(|source| {
             ImportError::Input {

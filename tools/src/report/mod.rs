@@ -1,9 +1,10 @@
-//! Reports as text and XML.
+//! Reports as text, XML and JSON.
 
 mod banner;
 mod call_graph;
 mod columns;
 mod differential;
+mod json;
 mod numbers;
 mod summary;
 mod symbol_list;
@@ -77,15 +78,22 @@ pub fn report(
         return call_graph::write(&selection, &banner, options, sink);
     }
     if options.kind == Kind::Summary {
+        let programs = summary::Programs::read(&selection, options)?;
+        if options.json {
+            return json::write_programs(&selection, &banner, &programs, options, sink);
+        }
         let mut text = banner_text(&banner, &selection, options);
-        summary::write(&mut text, &selection, options)?;
+        summary::write(&mut text, &selection, &programs, options);
         return sink.write(&text);
     }
-    let mut rows = SymbolRows::read(&selection, options, false)?;
+    let mut rows = SymbolRows::read(&selection, options, options.json)?;
     tell_images(&selection, &rows, sink);
     rows.arrange(&selection, options, |counts, total| {
         reaches(counts, total, options.threshold)
     });
+    if options.json {
+        return json::write_symbols(&selection, &banner, &rows, options, sink);
+    }
     sink.write(&banner_text(&banner, &selection, options))?;
     symbol_list::write(&selection, &rows, options, sink)
 }

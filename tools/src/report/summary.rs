@@ -16,48 +16,66 @@ use crate::profile::{Counts, ImageId, Selection};
 /// Characters of a column's heading, without the bar behind it.
 const HEADING: usize = 17;
 
+/// All programs, in the order they are shown in.
+pub(super) struct Programs {
+    pub apps: Vec<AppCounts>,
+    /// Sum over all of them, by class.
+    pub total: Counts,
+    /// Shown names of all images.
+    names: Vec<String>,
+}
+
+impl Programs {
+    /// Reads the totals of all files.
+    pub fn read(selection: &Selection, options: &Options) -> Result<Self, ToolError> {
+        let mut apps: Vec<AppCounts> = by_image(selection)?;
+        let names: Vec<String> = (0..selection.images.len())
+            .map(|image| {
+                let image = &selection.images[image];
+                printable(&if options.long_filenames {
+                    image.long_name()
+                } else {
+                    image.short_name()
+                })
+            })
+            .collect();
+        let order = |image: ImageId, counts: &Counts| {
+            let count = if by_name(options) {
+                Counts::new()
+            } else {
+                counts.clone()
+            };
+            (Reverse(count), names[image].clone(), image)
+        };
+        apps.sort_by_cached_key(|app| order(app.app, &app.counts));
+        for app in &mut apps {
+            app.images
+                .sort_by_cached_key(|(image, counts)| order(*image, counts));
+            if options.reverse {
+                app.images.reverse();
+            }
+        }
+        if options.reverse {
+            apps.reverse();
+        }
+        let total = sum(apps.iter().map(|app| &app.counts), selection.classes.len());
+        Ok(Self { apps, total, names })
+    }
+}
+
 pub(super) fn write(
     text: &mut String,
     selection: &Selection,
+    programs: &Programs,
     options: &Options,
-) -> Result<(), ToolError> {
-    let mut apps: Vec<AppCounts> = by_image(selection)?;
-    let names: Vec<String> = (0..selection.images.len())
-        .map(|image| {
-            let image = &selection.images[image];
-            printable(&if options.long_filenames {
-                image.long_name()
-            } else {
-                image.short_name()
-            })
-        })
-        .collect();
-    let order = |image: ImageId, counts: &Counts| {
-        let count = if by_name(options) {
-            Counts::new()
-        } else {
-            counts.clone()
-        };
-        (Reverse(count), names[image].clone(), image)
-    };
-    apps.sort_by_cached_key(|app| order(app.app, &app.counts));
-    for app in &mut apps {
-        app.images
-            .sort_by_cached_key(|(image, counts)| order(*image, counts));
-        if options.reverse {
-            app.images.reverse();
-        }
-    }
-    if options.reverse {
-        apps.reverse();
-    }
-    let total = sum(apps.iter().map(|app| &app.counts), selection.classes.len());
+) {
+    let Programs { apps, total, names } = programs;
     headings(text, "", selection, options);
-    for app in &apps {
-        if !reaches(&app.counts, &total, options.threshold) {
+    for app in apps {
+        if !reaches(&app.counts, total, options.threshold) {
             continue;
         }
-        line(text, "", &app.counts, &total, &names[app.app]);
+        line(text, "", &app.counts, total, &names[app.app]);
         // The program alone needs no second line.
         if let [(image, _)] = &app.images[..]
             && *image == app.app
@@ -69,22 +87,24 @@ pub(super) fn write(
             line(text, "\t", own, &app.counts, &names[*image]);
         }
     }
-    Ok(())
 }
 
 /// A program and the images it used.
-struct AppCounts {
-    app: ImageId,
-    counts: Counts,
-    images: Vec<(ImageId, Counts)>,
+pub(super) struct AppCounts {
+    pub app: ImageId,
+    pub counts: Counts,
+    /// In the order they are shown in.
+    pub images: Vec<(ImageId, Counts)>,
 }
 
 /// Sums up all files, on all processors; no symbol is looked at.
 fn by_image(selection: &Selection) -> Result<Vec<AppCounts>, ToolError> {
+    selection.progress.expect(selection.files.len());
     let totals = selection
         .files
         .par_iter()
         .map(|file| {
+            selection.progress.advance(1);
             read_total(&file.path)
                 .map(|(_, total)| total)
                 .map_err(|source| ToolError::sample_file(&file.path, source))

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::state::State;
 use super::view;
+use super::vm::{Figure, Rate, Vcpu};
 
 /// Name and version of the schema; a change that breaks readers counts it up.
 const SCHEMA: &str = "virtio-oprofile-top/1";
@@ -20,7 +21,9 @@ pub fn write(state: &State, limit: usize, out: &mut dyn Write) -> io::Result<()>
         state.sort.title(),
         if state.reverse { ", reversed" } else { "" }
     )?;
-    writeln!(out, "{}", view::account_line(state))?;
+    for line in view::account_lines(state, 0) {
+        writeln!(out, "{line}")?;
+    }
     for bar in view::bars(state) {
         writeln!(out, "{bar}")?;
     }
@@ -61,6 +64,64 @@ struct Document<'a> {
     vcpus: &'a [String],
     samples_by_vcpu: Vec<u64>,
     functions: Vec<Function<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vm: Option<VmDocument<'a>>,
+}
+
+/// What the VM says; only there when it was asked.
+#[derive(Serialize)]
+struct VmDocument<'a> {
+    ended: Option<&'a str>,
+    started: bool,
+    received: Counted,
+    lost: Counted,
+    losses: Vec<Counted>,
+    vcpus: Vec<VcpuDocument>,
+}
+
+#[derive(Serialize)]
+struct Counted {
+    name: &'static str,
+    value: u64,
+    per_second: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct VcpuDocument {
+    received: u64,
+    lost: u64,
+    per_second: Option<f64>,
+}
+
+impl From<Figure> for Counted {
+    fn from(figure: Figure) -> Self {
+        Self {
+            name: figure.name,
+            value: figure.value,
+            per_second: per_second(figure.rate),
+        }
+    }
+}
+
+fn per_second(rate: Rate) -> Option<f64> {
+    rate.map(|tenths| tenths as f64 / 10.0)
+}
+
+fn vm_document(state: &State) -> Option<VmDocument<'_>> {
+    let vm = state.vm.as_ref()?;
+    let vcpu = |vcpu: Vcpu| VcpuDocument {
+        received: vcpu.received,
+        lost: vcpu.lost,
+        per_second: per_second(vcpu.rate),
+    };
+    Some(VmDocument {
+        ended: state.vm_ended.as_deref(),
+        started: vm.status().started,
+        received: vm.received().into(),
+        lost: vm.lost().into(),
+        losses: vm.losses().into_iter().map(Counted::from).collect(),
+        vcpus: vm.vcpus().into_iter().map(vcpu).collect(),
+    })
 }
 
 #[derive(Serialize)]
@@ -100,6 +161,7 @@ pub fn write_json(state: &State, limit: usize, out: &mut dyn Write) -> io::Resul
                 by_vcpu: &row.by_vcpu,
             })
             .collect(),
+        vm: vm_document(state),
     };
     serde_json::to_writer(&mut *out, &document)?;
     writeln!(out)
@@ -109,6 +171,7 @@ pub fn write_json(state: &State, limit: usize, out: &mut dyn Write) -> io::Resul
 mod tests {
     use super::super::snapshot::tests::snapshot;
     use super::super::state::Message;
+    use super::super::vm::tests::look;
     use super::*;
 
     fn started() -> State {
@@ -150,5 +213,47 @@ mod tests {
             .map(|f| f["samples"].as_u64().unwrap())
             .sum();
         assert_eq!(sum, 1000);
+    }
+    #[test]
+    fn the_vm_is_in_the_document_when_it_was_asked() {
+        let document = |state: &State| -> serde_json::Value {
+            let mut text = Vec::new();
+            write_json(state, 1, &mut text).unwrap();
+            serde_json::from_slice(&text).unwrap()
+        };
+        let mut state = started();
+        assert_eq!(document(&state).get("vm"), None);
+        state.update(Message::Look(look(0, [5, 5], &[("raced", 1)])));
+        let first = document(&state);
+        let unknown = serde_json::json!({"name": "received", "value": 10, "per_second": null});
+        assert_eq!(first["vm"]["received"], unknown);
+        state.update(Message::Look(look(1, [6, 5], &[("raced", 2)])));
+        let second = document(&state);
+        let raced = serde_json::json!([{"name": "raced", "value": 2, "per_second": 2.0}]);
+        assert_eq!(second["vm"]["losses"], raced);
+        assert_eq!(second["vm"]["vcpus"][0]["per_second"], 2.0);
+        assert_eq!(second["vm"]["ended"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn each_loss_has_a_line() {
+        let mut state = started();
+        state.update(Message::Look(look(
+            0,
+            [5, 5],
+            &[("raced", 1), ("no_mm", 0)],
+        )));
+        let mut text = Vec::new();
+        write(&state, 1, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[1..4],
+            [
+                "VM, profiling runs: received 10, lost 1",
+                "  no_mm 0",
+                "  raced 1"
+            ]
+        );
     }
 }

@@ -136,7 +136,7 @@ impl Snapshot {
 }
 
 /// Counters of the account that are samples which did not reach the session: the device's, then the collector's.
-const LOSSES: [&str; 18] = [
+pub(super) const LOSSES: [&str; 18] = [
     "no_mm",
     "no_mapping",
     "raced",

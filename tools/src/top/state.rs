@@ -4,6 +4,8 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::HashMap;
 
 use super::snapshot::{Row, RowKey, Snapshot};
+use super::vm::Vm;
+use crate::looks::Look;
 
 /// Longest filter that can be typed.
 const MAX_FILTER: usize = 256;
@@ -83,6 +85,10 @@ pub enum Message {
     Snapshot(Box<Snapshot>),
     /// The session cannot be read, and why.
     Trouble(String),
+    /// The VM has told its status.
+    Look(Box<Look>),
+    /// It will not any more, and why.
+    VmEnded(String),
 }
 
 /// What is on show.
@@ -97,6 +103,11 @@ pub struct State {
     changes: u64,
     /// The newest that came while paused.
     held: Option<Box<Snapshot>>,
+    held_look: Option<Box<Look>>,
+    /// What the VM says, if it is asked.
+    pub vm: Option<Vm>,
+    /// Why it says nothing any more, if so.
+    pub vm_ended: Option<String>,
     /// Whether changes wait.
     pub paused: bool,
     /// What rows are sorted by.
@@ -141,6 +152,9 @@ impl State {
                 }
             }
             Message::Trouble(why) => self.trouble = Some(why),
+            Message::Look(look) if self.paused => self.held_look = Some(look),
+            Message::Look(look) => self.look(look),
+            Message::VmEnded(why) => self.vm_ended = Some(why),
             Message::Key(Key::Interrupt) => self.quit = true,
             Message::Key(key) if self.typing.is_some() => self.edit(key),
             Message::Key(key) => self.press(key),
@@ -162,14 +176,26 @@ impl State {
         self.snapshot = snapshot;
     }
 
+    fn look(&mut self, look: Box<Look>) {
+        match &mut self.vm {
+            Some(vm) => vm.look(look),
+            None => self.vm = Some(Vm::new(look)),
+        }
+    }
+
     fn press(&mut self, key: Key) {
         let page = self.page.max(1);
         match key {
             Key::Char('q') => self.quit = true,
             Key::Char('p' | ' ') => {
                 self.paused = !self.paused;
-                if let (false, Some(held)) = (self.paused, self.held.take()) {
-                    self.show(*held);
+                if !self.paused {
+                    if let Some(held) = self.held.take() {
+                        self.show(*held);
+                    }
+                    if let Some(held) = self.held_look.take() {
+                        self.look(held);
+                    }
                 }
             }
             Key::Char('/') => self.typing = Some(self.filter.clone()),
@@ -281,6 +307,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::super::snapshot::tests::snapshot;
+    use super::super::vm::tests::look;
     use super::*;
 
     fn started() -> State {
@@ -357,6 +384,23 @@ mod tests {
         press(&mut state, "p");
         assert_eq!(state.snapshot.total(), 1009);
         assert_eq!(state.recent_by_vcpu(), [0, 9]);
+    }
+
+    #[test]
+    fn pause_holds_the_vms_figures_back_and_rates_span_it() {
+        let mut state = started();
+        state.update(Message::Look(look(0, [10, 0], &[])));
+        press(&mut state, "p");
+        state.update(Message::Look(look(1, [20, 0], &[])));
+        state.update(Message::Look(look(2, [40, 0], &[])));
+        let received = |state: &State| state.vm.as_ref().unwrap().received();
+        assert_eq!(received(&state).value, 10);
+        // That it has ended is told at once.
+        state.update(Message::VmEnded("gone".to_owned()));
+        assert_eq!(state.vm_ended.as_deref(), Some("gone"));
+        press(&mut state, "p");
+        assert_eq!(received(&state).value, 40);
+        assert_eq!(received(&state).rate, Some(300));
     }
 
     #[test]

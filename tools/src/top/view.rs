@@ -1,13 +1,14 @@
 //! Drawing what is on show. ASCII only, and nothing is told by colour alone: plain terminals show all of it.
 
 use ratatui::Frame;
-use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::layout::{Constraint, Layout, Rect, Size};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row as TableRow, Table};
 
 use super::snapshot::Row;
 use super::state::State;
+use super::vm::{Figure, Rate, Vm};
 
 /// Most vCPUs with a bar; the rest is summed in one.
 const MAX_BARS: usize = 8;
@@ -20,21 +21,26 @@ const MAX_SHADES: usize = 16;
 /// What keys do.
 const KEYS: &str = "q quit  p pause  / filter  Esc no filter  s sort  r reverse  Up/Down/PgUp/PgDn/Home/End scroll  h help";
 
-/// Rows of the table that fit in `height` lines.
-pub fn page(state: &State, height: u16) -> usize {
-    let others = 3 + bars(state).len() + usize::from(state.help);
-    usize::from(height).saturating_sub(others).max(1)
+/// Columns of a loss with its count and rate; longer ones take what they need.
+const LOSS: usize = 38;
+
+/// Rows of the table that fit on a screen.
+pub fn page(state: &State, size: Size) -> usize {
+    let account = account_lines(state, usize::from(size.width)).len();
+    let others = 2 + account + bars(state).len() + usize::from(state.help);
+    usize::from(size.height).saturating_sub(others).max(1)
 }
 
 /// Draws the whole screen. `colour` is false where colours are not wanted.
 pub fn draw(frame: &mut Frame<'_>, state: &State, colour: bool) {
     let bars = bars(state);
-    // At most 9.
-    let bars_height = u16::try_from(bars.len()).unwrap_or(u16::MAX);
+    let lines = account_lines(state, usize::from(frame.area().width));
+    // At most 9, and 20.
+    let height = |lines: &[String]| u16::try_from(lines.len()).unwrap_or(u16::MAX);
     let [head, account, vcpus, table, keys] = Layout::vertical([
         Constraint::Length(1),
-        Constraint::Length(1),
-        Constraint::Length(bars_height),
+        Constraint::Length(height(&lines)),
+        Constraint::Length(height(&bars)),
         Constraint::Fill(1),
         Constraint::Length(u16::from(state.help)),
     ])
@@ -48,20 +54,19 @@ pub fn draw(frame: &mut Frame<'_>, state: &State, colour: bool) {
         }
     };
     frame.render_widget(Paragraph::new(heading(state, bold)), head);
-    let loss_style = if state.snapshot.lost() > 0 || state.trouble.is_some() {
+    let lost = match &state.vm {
+        Some(vm) => vm.lost().value,
+        None => state.snapshot.lost(),
+    };
+    let loss_style = if lost > 0 || state.trouble.is_some() || state.vm_ended.is_some() {
         paint(Color::Red).add_modifier(Modifier::BOLD)
     } else {
         paint(Color::Green)
     };
-    frame.render_widget(
-        Paragraph::new(account_line(state)).style(loss_style),
-        account,
-    );
-    frame.render_widget(
-        Paragraph::new(bars.into_iter().map(Line::from).collect::<Vec<_>>())
-            .style(paint(Color::Cyan)),
-        vcpus,
-    );
+    let text =
+        |lines: Vec<String>| Paragraph::new(lines.into_iter().map(Line::from).collect::<Vec<_>>());
+    frame.render_widget(text(lines).style(loss_style), account);
+    frame.render_widget(text(bars).style(paint(Color::Cyan)), vcpus);
     draw_table(frame, table, state, bold);
     if state.help {
         frame.render_widget(Paragraph::new(KEYS), keys);
@@ -86,15 +91,31 @@ fn heading(state: &State, bold: Style) -> Line<'static> {
     if state.paused {
         spans.push(Span::styled("  PAUSED", bold));
     }
+    if state.vm_ended.is_some() {
+        spans.push(Span::styled("  VM HAS ENDED", bold));
+    }
     spans.push(Span::raw("  (h: keys)"));
     Line::from(spans)
 }
 
-/// What was lost and why, or what is wrong.
-pub(super) fn account_line(state: &State) -> String {
-    if let Some(trouble) = &state.trouble {
-        return trouble.clone();
+/// What was lost and why, and what is wrong. Lines are filled up to `width` where it has room for more than one loss.
+pub(super) fn account_lines(state: &State, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = state.trouble.iter().cloned().collect();
+    match (&state.vm, &state.vm_ended) {
+        (Some(vm), ended) => {
+            lines.push(vm_line(vm, ended.as_deref()));
+            let losses: Vec<String> = vm.losses().iter().map(loss).collect();
+            let rows = losses.chunks((width / LOSS).max(1));
+            lines.extend(rows.map(|row| format!("  {}", row.concat().trim_end())));
+        }
+        (None, Some(why)) => lines.push(why.clone()),
+        (None, None) if lines.is_empty() => lines.push(session_line(state)),
+        (None, None) => {}
     }
+    lines
+}
+
+fn session_line(state: &State) -> String {
     let snapshot = &state.snapshot;
     if snapshot.account.is_empty() {
         return "account of losses: none in this session".to_owned();
@@ -109,30 +130,68 @@ pub(super) fn account_line(state: &State) -> String {
     line
 }
 
-/// A line a vCPU: its part of the samples since the last change.
+fn vm_line(vm: &Vm, ended: Option<&str>) -> String {
+    let status = vm.status();
+    let how = match (ended, status.said_hello, status.started) {
+        (Some(why), ..) => format!("{why}; its last state"),
+        (None, false, _) => "VM, no guest driver has said hello".to_owned(),
+        (None, true, false) => "VM, profiling stopped".to_owned(),
+        (None, true, true) => "VM, profiling runs".to_owned(),
+    };
+    let figures = [vm.received(), vm.lost()].map(|figure| figure_text(&figure));
+    format!("{how}: {}", figures.join(", "))
+}
+
+fn loss(figure: &Figure) -> String {
+    format!("{:<LOSS$}", format!("{}  ", figure_text(figure)))
+}
+
+fn figure_text(figure: &Figure) -> String {
+    format!("{} {}{}", figure.name, figure.value, rate(figure.rate))
+}
+
+/// Nothing before there is one.
+fn rate(rate: Rate) -> String {
+    rate.map_or_else(String::new, |tenths| {
+        format!(" ({}.{}/s)", tenths / 10, tenths % 10)
+    })
+}
+
+/// A line a vCPU: its part of the samples since the last change, or since the last look at the VM.
 pub(super) fn bars(state: &State) -> Vec<String> {
-    let recent = state.recent_by_vcpu();
-    let total = recent
-        .iter()
-        .fold(0, |sum: u64, count| sum.saturating_add(*count));
-    let names = state.snapshot.vcpus.iter().map(String::as_str);
-    let mut bars: Vec<(&str, u64)> = names.zip(recent).collect();
+    let mut bars: Vec<(String, u64, Rate)> = match &state.vm {
+        Some(vm) => {
+            let vcpus = vm.vcpus().into_iter().enumerate();
+            vcpus
+                .map(|(index, vcpu)| (index.to_string(), vcpu.recent, vcpu.rate))
+                .collect()
+        }
+        None => {
+            let names = state.snapshot.vcpus.iter().cloned();
+            let recent = names.zip(state.recent_by_vcpu());
+            recent.map(|(name, count)| (name, count, None)).collect()
+        }
+    };
+    let sum = |bars: &[(String, u64, Rate)]| {
+        bars.iter()
+            .fold(0, |sum: u64, (_, count, _)| sum.saturating_add(*count))
+    };
+    let total = sum(&bars);
     let rest = bars.split_off(bars.len().min(MAX_BARS));
-    let others = format!("{} more", rest.len());
     if !rest.is_empty() {
-        let sum = rest
-            .iter()
-            .fold(0, |sum: u64, (_, count)| sum.saturating_add(*count));
-        bars.push((&others, sum));
+        let mut rates = rest.iter().map(|(.., rate)| *rate);
+        let rate = rates.try_fold(0_u64, |sum, rate| Some(sum.saturating_add(rate?)));
+        bars.push((format!("{} more", rest.len()), sum(&rest), rate));
     }
     bars.into_iter()
-        .map(|(name, count)| {
+        .map(|(name, count, speed)| {
             let filled = usize::try_from(part(count, total, BAR as u64)).unwrap_or(BAR);
             format!(
-                "vCPU {name:>7} [{}{}] {:>5} % {count:>9}",
+                "vCPU {name:>7} [{}{}] {:>5} % {count:>9}{}",
                 "#".repeat(filled),
                 " ".repeat(BAR.saturating_sub(filled)),
                 percent(count, total),
+                rate(speed),
             )
         })
         .collect()
@@ -218,6 +277,7 @@ mod tests {
 
     use super::super::snapshot::tests::snapshot;
     use super::super::state::{Key, Message};
+    use super::super::vm::tests::look;
     use super::*;
 
     fn started() -> State {
@@ -254,6 +314,64 @@ mod tests {
             "",
         ];
         assert_eq!(lines, wanted, "{text}");
+    }
+
+    /// The lines of a screen of 100 columns.
+    fn lines(state: &State) -> Vec<String> {
+        let text = drawn(state, true).backend().to_string();
+        let lines = text.lines();
+        lines
+            .map(|line| line.trim_matches('"').trim_end().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn the_vms_own_account_is_shown_with_rates_and_stays_when_it_has_ended() {
+        let mut state = started();
+        let losses = |raced| [("no_mm", 3), ("raced", raced), ("lost_in_guest", 0)];
+        state.update(Message::Look(look(0, [100, 0], &losses(0))));
+        state.update(Message::Look(look(2, [130, 10], &losses(12))));
+        let screen = lines(&state);
+        let wanted = [
+            "optop  1000 samples  sort: samples  (h: keys)",
+            "VM, profiling runs: received 140 (40.0/s), lost 15 (12.0/s)",
+            "  no_mm 3 (0.0/s)                       raced 12 (12.0/s)",
+            "  lost_in_guest 0 (0.0/s)",
+            "vCPU       0 [##############################          ]  75.0 %        30 (30.0/s)",
+            "vCPU       1 [##########                              ]  25.0 %        10 (10.0/s)",
+        ];
+        assert_eq!(screen[..wanted.len()], wanted);
+        assert!(screen[wanted.len()].starts_with("   samples"));
+        // Three lines and the heading are left of ten.
+        assert_eq!(page(&state, Size::new(100, 10)), 3);
+
+        state.update(Message::VmEnded("The VM has ended".to_owned()));
+        let ended = lines(&state);
+        assert!(ended[0].contains("VM HAS ENDED"), "{ended:#?}");
+        let last = "The VM has ended; its last state: received 140 (40.0/s), lost 15 (12.0/s)";
+        assert_eq!(ended[1], last);
+        assert_eq!(ended[2..], screen[2..]);
+    }
+
+    #[test]
+    fn trouble_with_the_session_does_not_hide_what_the_vm_says() {
+        let mut state = State::default();
+        state.update(Message::Trouble("no samples yet".to_owned()));
+        let mut silent = look(0, [0, 0], &[]);
+        silent.status.said_hello = false;
+        state.update(Message::Look(silent));
+        let screen = lines(&state);
+        assert_eq!(screen[1], "no samples yet");
+        assert_eq!(
+            screen[2],
+            "VM, no guest driver has said hello: received 0, lost 0"
+        );
+        state.update(Message::Look({
+            let mut stopped = look(1, [0, 0], &[]);
+            stopped.status.started = false;
+            stopped
+        }));
+        assert!(lines(&state)[2].starts_with("VM, profiling stopped: "));
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::size;
-use crate::config::oprofile_dev::SYNTAX;
 use crate::config::{MAX_VCPUS, OprofileDevConfig, Source, VmConfig};
 use crate::exit_code;
 use crate::report::Chain;
@@ -43,8 +42,19 @@ pub struct Arguments {
     /// Guest memory, for instance 256M or 2G.
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
     memory: u64,
-    /// Adds the profiling device; see the keys.
-    #[arg(long, value_name = SYNTAX)]
+    /// Adds the profiling device.
+    ///
+    /// KEYS is a list of key=value; session or socket is needed:
+    ///
+    ///   session=DIR               the profile goes there, for opreport
+    ///   socket=PATH               control socket, for opcontrol and opread
+    ///   hz=N                      samples a second and vCPU
+    ///   callgraph=DEPTH           most frames of a call chain
+    ///   buffer-size=WORDS         event buffer
+    ///   buffer-watershed=WORDS    free words of it at which it is read
+    ///   cpu-buffer-size=ENTRIES   sample buffers of a vCPU together
+    ///   device-id=ID              virtio device id
+    #[arg(long, value_name = "KEYS", verbatim_doc_comment)]
     oprofile_dev: Option<OprofileDevConfig>,
 }
 
@@ -99,7 +109,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
+    use crate::config::oprofile_dev::KEYS;
+    use clap::{CommandFactory as _, Parser};
 
     #[derive(Debug, Parser)]
     struct Only {
@@ -134,6 +145,14 @@ mod tests {
         assert_eq!(config.kernel, Source::Embedded);
         assert_eq!(config.initrd, Some(Source::File("i".into())));
         assert_eq!((config.cpus, config.memory), (8, 1 << 30));
+    }
+
+    #[test]
+    fn help_names_every_key() {
+        let help = Only::command().render_long_help().to_string();
+        for key in KEYS {
+            assert!(help.contains(&format!("  {key}=")), "{key}: {help}");
+        }
     }
 
     #[test]

@@ -58,14 +58,15 @@ impl fmt::Debug for CollectorHandle {
 }
 
 impl CollectorHandle {
-    /// Gives an order; the collector sees it when the event buffer becomes ready, 100 ms from now at the latest. False when the
-    /// collector has ended.
+    /// Gives an order; the collector sees it when the event buffer becomes ready, 100 ms from now at the latest. One that has
+    /// ended drops `done` uncalled.
     pub fn order(
         &self,
         order: Order,
         done: impl FnOnce(Result<(), CollectorError>) + Send + 'static,
-    ) -> bool {
-        self.orders.send((order, Box::new(done))).is_ok()
+    ) {
+        // What cannot be sent is dropped.
+        let _ = self.orders.send((order, Box::new(done)));
     }
 
     /// What has become of the words until now.

@@ -92,7 +92,8 @@ mod tests {
             let page = fs::read_to_string(page).unwrap();
             assert!(page.contains(".SH SYNOPSIS"), "{name}");
             assert!(page.contains("Examples:"), "{name}: {page}");
-            for option in command.get_opts().filter_map(|option| option.get_long()) {
+            let shown = command.get_opts().filter(|option| !option.is_hide_set());
+            for option in shown.filter_map(|option| option.get_long()) {
                 let option = option.replace('-', "\\-");
                 assert!(page.contains(&option), "{name} --{option}: {page}");
             }
@@ -113,10 +114,10 @@ mod tests {
             ] {
                 let path = directory.path().join("completions").join(&file);
                 let script = fs::read_to_string(path).unwrap();
-                for option in command
+                let shown = command
                     .get_arguments()
-                    .filter_map(|option| option.get_long())
-                {
+                    .filter(|option| !option.is_hide_set());
+                for option in shown.filter_map(|option| option.get_long()) {
                     assert!(script.contains(option), "{file}: --{option}");
                 }
             }

@@ -6,6 +6,7 @@ mod demo;
 mod fmt;
 mod fuzz;
 mod golden;
+mod interop;
 mod lab;
 mod lint;
 mod man;
@@ -33,6 +34,8 @@ pub enum Command {
     Conformance(conformance::Arguments),
     /// Runs the report tools beside what OProfile's own printed.
     Golden(golden::Arguments),
+    /// Reads what opexport writes with programs that nobody here wrote.
+    Interop(interop::Arguments),
     /// Measures the device and the agent.
     Bench(bench::Arguments),
     /// Runs the fuzz targets.
@@ -58,6 +61,7 @@ impl Command {
             Self::Lint => lint::run_lint().map(done).map_err(Failure::new),
             Self::Conformance(arguments) => conformance::run(&arguments),
             Self::Golden(arguments) => golden::run(&arguments),
+            Self::Interop(arguments) => interop::run(&arguments),
             Self::Bench(arguments) => bench::run_bench(&arguments),
             Self::Fuzz(arguments) => fuzz::run(&arguments),
             Self::Man(arguments) => man::run(&arguments),

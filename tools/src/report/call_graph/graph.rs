@@ -78,6 +78,8 @@ impl Graph {
         options: &Options,
         sink: &mut Sink<'_>,
     ) -> Result<Self, ToolError> {
+        let files = selection.files.len() + selection.arcs.len();
+        selection.progress.expect(files);
         let mut arcs = Arcs::new(selection.classes.len());
         let mut loaded = read_samples(selection, &mut arcs)?;
         let lost = read_arcs(selection, options, &mut loaded, &mut arcs)?;
@@ -217,6 +219,7 @@ fn read_arcs(
 ) -> Result<u64, ToolError> {
     let mut lost = 0u64;
     for (file, images) in selection.arcs.iter().zip(selection.arc_images()) {
+        selection.progress.advance(1);
         let Some(class) = selection.classes.class_of(&file.name.spec) else {
             continue;
         };

@@ -207,19 +207,17 @@ impl Control {
         Ok(Next::Answer(json!({})))
     }
 
-    /// Has the collector obey `order`, and calls `done` on its thread when it has; false when it has ended.
+    /// Has the collector obey `order`, and calls `done` on its thread when it has. `done` is dropped uncalled when it has ended.
     pub(super) fn send(
         &self,
         order: Order,
         done: impl FnOnce(Result<(), CollectorError>) + Send + 'static,
-    ) -> bool {
-        let Some((_, collector)) = &self.session else {
-            return false;
-        };
-        let sent = collector.order(order, done);
-        // Wakes it.
-        self.device.dump();
-        sent
+    ) {
+        if let Some((_, collector)) = &self.session {
+            collector.order(order, done);
+            // Wakes it.
+            self.device.dump();
+        }
     }
 
     /// The collector has obeyed, or failed to.
@@ -253,7 +251,7 @@ impl Control {
 
     fn resume(&self, reader: EventReader) {
         // That the collector has ended shows with the next order.
-        let _ = self.send(Order::Resume(reader), |_| {});
+        self.send(Order::Resume(reader), |_| {});
     }
 
     fn refused_start(&self, error: ControlError) -> Failure {

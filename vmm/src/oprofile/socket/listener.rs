@@ -2,18 +2,24 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, fchmod};
+use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
 use thiserror::Error;
 
 /// Connections that wait to be accepted; the kernel refuses more.
 const BACKLOG: i32 = 16;
+
+/// Longest path: `sockaddr_un` has 108 bytes. Linux lets a path fill them, but most clients, Rust's among them, want a NUL
+/// behind it and could not connect.
+const MAX_PATH_BYTES: usize = 107;
 
 /// Its user's alone.
 const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -22,7 +28,7 @@ const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 #[derive(Debug, Error)]
 pub enum SocketError {
     /// The path does not fit a socket's address.
-    #[error("Control socket {} cannot be made: its path is longer than 107 bytes", path.display())]
+    #[error("Control socket {} cannot be made: its path is longer than {MAX_PATH_BYTES} bytes", path.display())]
     TooLong {
         /// Its path.
         path: PathBuf,
@@ -71,10 +77,12 @@ impl Listener {
             path: path.to_owned(),
             source,
         };
-        let too_long = |_| SocketError::TooLong {
-            path: path.to_owned(),
-        };
-        let address = SocketAddrUnix::new(path).map_err(too_long)?;
+        if path.as_os_str().len() > MAX_PATH_BYTES {
+            return Err(SocketError::TooLong {
+                path: path.to_owned(),
+            });
+        }
+        let address = SocketAddrUnix::new(path).map_err(|error| at(error.into()))?;
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -91,10 +99,8 @@ impl Listener {
             }
             Err(TryLockError::Error(error)) => return Err(at(error)),
         }
-        remove_stale(path)?;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-            .map_err(|error| at(error.into()))?;
+        remove_stale(path, &address)?;
+        let socket = socket().map_err(|error| at(error.into()))?;
         // Before it has a path: Linux gives the file the socket's mode (unix_bind), so there is no moment with another one.
         fchmod(&socket, MODE).map_err(|error| at(error.into()))?;
         bind(&socket, &address).map_err(|error| at(error.into()))?;
@@ -115,8 +121,21 @@ impl Listener {
     }
 }
 
+/// A stream socket that does not block.
+fn socket() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+/// Connects without waiting: a VM that is stopped accepts nobody, and may have as many waiting as there can be.
+fn try_connect(address: &SocketAddrUnix) -> Result<OwnedFd, Errno> {
+    let socket = socket()?;
+    connect(&socket, address)?;
+    Ok(socket)
+}
+
 /// Removes the socket of a dead VM.
-fn remove_stale(path: &Path) -> Result<(), SocketError> {
+fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), SocketError> {
     let at = |source| SocketError::Io {
         path: path.to_owned(),
         source,
@@ -131,19 +150,13 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
             path: path.to_owned(),
         });
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+    match try_connect(address) {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(at),
         // A backlog that is full is one of somebody who lives.
-        Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(in_use(path)),
-        Err(error) => return Err(at(error)),
-        Ok(_) => return Err(in_use(path)),
-    }
-    fs::remove_file(path).map_err(at)
-}
-
-fn in_use(path: &Path) -> SocketError {
-    SocketError::InUse {
-        path: path.to_owned(),
+        Ok(_) | Err(Errno::AGAIN) => Err(SocketError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(error) => Err(at(error.into())),
     }
 }
 
@@ -161,7 +174,13 @@ impl Drop for Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::umask;
     use std::os::unix::fs::symlink;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
 
     fn refused(path: &Path) -> SocketError {
         Listener::bind(path).unwrap_err()
@@ -178,6 +197,101 @@ mod tests {
         UnixStream::connect(&path).unwrap();
         drop(listener);
         assert!(!path.exists());
+    }
+
+    /// Somebody looks at the path all the time, and the umask takes nothing away (other tests name the modes of their files).
+    #[test]
+    fn there_is_no_moment_with_another_mode() {
+        let before = umask(Mode::empty());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let over = AtomicBool::new(false);
+        let seen = thread::scope(|scope| {
+            let looker = scope.spawn(|| {
+                let mut seen = 0;
+                loop {
+                    let last = over.load(Ordering::Acquire);
+                    if let Ok(metadata) = fs::symlink_metadata(&path) {
+                        assert_eq!(metadata.mode() & 0o7777, 0o600);
+                        seen += 1;
+                    }
+                    if last {
+                        break seen;
+                    }
+                }
+            });
+            for _ in 0..500 {
+                drop(Listener::bind(&path).unwrap());
+            }
+            let _listener = Listener::bind(&path).unwrap();
+            over.store(true, Ordering::Release);
+            looker.join().unwrap()
+        });
+        umask(before);
+        assert!(seen > 0);
+    }
+
+    #[test]
+    fn a_vm_that_is_stopped_does_not_keep_another_one_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let stopped = UnixListener::bind(&path).unwrap();
+        // Room for one that waits.
+        listen(&stopped, 0).unwrap();
+        let address = SocketAddrUnix::new(&path).unwrap();
+        let mut waiting = Vec::new();
+        let full = loop {
+            match try_connect(&address) {
+                Ok(socket) => waiting.push(socket),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 16, "the backlog does not fill");
+        };
+        assert_eq!(full, Errno::AGAIN);
+        let (sender, told) = mpsc::channel();
+        let other = path.clone();
+        thread::spawn(move || sender.send(refused(&other)));
+        let told = told.recv_timeout(Duration::from_secs(60));
+        let told = told.expect("an answer without waiting for the VM that is stopped");
+        assert!(matches!(told, SocketError::InUse { .. }), "{told}");
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_socket_of_another_type_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let datagrams = UnixDatagram::bind(&path).unwrap();
+        let told = refused(&path);
+        assert!(matches!(told, SocketError::Io { .. }), "{told}");
+        drop(datagrams);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_directory_that_is_locked_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = File::open(directory.path()).unwrap();
+        lock.try_lock().unwrap();
+        let path = directory.path().join("s");
+        let told = crate::report::Chain(&refused(&path)).to_string();
+        assert!(
+            told.contains("locked") && told.contains("try again"),
+            "{told}"
+        );
+        drop(lock);
+        let _listener = Listener::bind(&path).unwrap();
+    }
+
+    #[test]
+    fn clients_can_connect_to_the_longest_path_that_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let room = MAX_PATH_BYTES - directory.path().as_os_str().len() - 1;
+        let path = directory.path().join("x".repeat(room));
+        let _listener = Listener::bind(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+        let longer = directory.path().join("x".repeat(room + 1));
+        assert!(matches!(refused(&longer), SocketError::TooLong { .. }));
     }
 
     #[test]

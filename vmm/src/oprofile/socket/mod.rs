@@ -9,7 +9,9 @@
 //! | `connection` | one client's bytes |
 //! | `server` | the loop |
 //! | `control` | what requests do |
+//! | `completion` | what the collector's thread tells the server |
 
+mod completion;
 mod connection;
 mod control;
 mod listener;

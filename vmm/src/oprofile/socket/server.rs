@@ -15,8 +15,9 @@ use serde_json::json;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::completion::{Completion, Promise};
 use super::connection::Connection;
-use super::control::{After, Control, Next};
+use super::control::{Control, Next};
 use super::listener::Listener;
 
 /// Most clients at a time: a few terminals and tools, and far less than a process may have open files. All of them are the
@@ -28,6 +29,9 @@ const ACCEPTS: usize = 16;
 
 /// Events taken at once; more are found by the next wait.
 const EVENTS: usize = 16;
+
+/// Requests done, or frames of words sent, for one client before it is the others' turn.
+const TURN: usize = 16;
 
 /// How often a reader's event buffer is looked at. The buffer's watershed must last so long: at its default of 32,768 words,
 /// 800,000 samples a second.
@@ -101,16 +105,9 @@ struct Client {
     stream: Option<Stream>,
     /// Once everything has gone out.
     closing: bool,
+    /// Its turn was over before it had nothing more to do.
+    has_more: bool,
     interest: EventSet,
-}
-
-/// The collector has obeyed.
-#[derive(Debug)]
-struct Completion {
-    client: u64,
-    id: u64,
-    after: After,
-    result: Result<(), String>,
 }
 
 #[derive(Debug)]
@@ -187,7 +184,7 @@ impl Server {
 
     fn is_over(&self) -> bool {
         self.ending.is_some_and(|limit| {
-            let idle = |client: &Client| !client.connection.has_output();
+            let idle = |client: &Client| !client.connection.has_output() && !client.has_more;
             self.clients.values().all(idle) || Instant::now() >= limit
         })
     }
@@ -196,7 +193,9 @@ impl Server {
     fn timeout(&self) -> i32 {
         let quiesce = |client: &Client| matches!(client.waiting, Some(Waiting::Quiesce(..)));
         let pumps = |client: &Client| client.stream.is_some() && !client.connection.has_output();
-        let pause = if self.clients.values().any(quiesce) || self.ending.is_some() {
+        let pause = if self.clients.values().any(|client| client.has_more) {
+            Duration::ZERO
+        } else if self.clients.values().any(quiesce) || self.ending.is_some() {
             QUIESCE_POLL
         } else if self.clients.values().any(pumps) {
             STREAM_POLL
@@ -281,6 +280,7 @@ impl Server {
                     waiting: None,
                     stream: None,
                     closing: false,
+                    has_more: false,
                     interest: EventSet::empty(),
                 },
             );
@@ -350,6 +350,8 @@ impl Server {
                     .answer(id, Ok(json!({"quiesced": quiesced})));
             }
         }
+        client.has_more = false;
+        let mut done = 0;
         loop {
             if client.connection.flush().is_err() {
                 return false;
@@ -357,6 +359,11 @@ impl Server {
             if client.connection.has_output() {
                 break;
             }
+            if done == TURN {
+                client.has_more = true;
+                break;
+            }
+            done += 1;
             if client.waiting.is_none() && !client.closing {
                 match client.connection.frame() {
                     Ok(Some(frame)) if frame.kind == FrameKind::Message => {
@@ -390,7 +397,7 @@ impl Server {
                 break;
             }
         }
-        let idle = !client.connection.has_output() && client.waiting.is_none();
+        let idle = !client.connection.has_output() && client.waiting.is_none() && !client.has_more;
         let over = client.closing || (client.connection.ended() && client.stream.is_none());
         if idle && over {
             return false;
@@ -443,28 +450,60 @@ impl Server {
             Ok((id, Ok(Next::Order(order, after)))) => {
                 client.waiting = Some(Waiting::Collector);
                 let (sender, wake) = (self.completions.0.clone(), Arc::clone(&self.wake));
-                let completion = move |result: Result<(), String>| Completion {
-                    client: token,
-                    id,
-                    after,
-                    result,
-                };
-                let again = (completion, sender.clone());
-                let sent = self.control.send(order, move |result| {
-                    let result = result.map_err(|error| crate::report::Chain(&error).to_string());
-                    // The server has ended.
-                    let _ = sender.send(completion(result));
-                    let _ = wake.write(1);
-                });
-                if !sent {
-                    let (completion, sender) = again;
-                    let failed =
-                        Err("The collector has ended; the session is not complete".to_owned());
-                    // This is its receiver.
-                    let _ = sender.send(completion(failed));
-                    let _ = self.wake.write(1);
-                }
+                let promise = Promise::new((token, id), after, sender, wake);
+                self.control.send(order, |result| promise.keep(result));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use oprofile_control::frame::{FrameBuffer, MAX_ANSWER_BYTES, append};
+    use oprofile_device::test_utils::{Driver, SyntheticGuest};
+
+    /// Frames that have come so far.
+    fn received(stream: &mut UnixStream) -> usize {
+        let mut frames = FrameBuffer::new(MAX_ANSWER_BYTES);
+        let mut piece = [0; 65536];
+        while let Ok(count @ 1..) = stream.read(&mut piece) {
+            frames.extend(&piece[..count]);
+        }
+        std::iter::from_fn(|| frames.take().unwrap()).count()
+    }
+
+    #[test]
+    fn a_client_with_many_requests_lets_others_have_their_turn() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let driver = Driver::new(SyntheticGuest::default(), 1);
+        let control = Control::new(Arc::clone(&driver.device), 63);
+        let kill = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let mut server = Server::new(control, Listener::bind(&path).unwrap(), kill).unwrap();
+        let mut requests = Vec::new();
+        for _ in 0..2 * TURN {
+            append(&mut requests, FrameKind::Message, br#"{"do":"list"}"#).unwrap();
+        }
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(&requests).unwrap();
+        // It has left, but for what it asked for.
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        server.accept();
+        // The greeting.
+        assert!(server.advance(FIRST_CLIENT));
+        assert_eq!(received(&mut stream), 1);
+        server.receive(FIRST_CLIENT, EventSet::IN);
+        server.receive(FIRST_CLIENT, EventSet::IN);
+        for _ in 0..2 {
+            assert!(server.advance(FIRST_CLIENT));
+            assert_eq!(received(&mut stream), TURN);
+        }
+        // There is nothing left.
+        assert!(!server.advance(FIRST_CLIENT));
     }
 }

@@ -1,4 +1,6 @@
-//! What `opcontrol` says: status, the account from second to second, what to do next.
+//! What `opcontrol` says: status, what to do next, and in [`watch`] the account from second to second.
+
+pub mod watch;
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -71,6 +73,9 @@ pub fn separation(words: &[String]) -> Result<Option<(Separation, bool)>, Settin
     Ok(Some((separation, per_cpu)))
 }
 
+/// Where the samples would go to nobody.
+pub const NO_READER: &str = "Nobody reads the event buffer: start a reader, opread for instance.";
+
 /// What a person should do next, if there is something.
 #[must_use]
 pub fn hint(status: &Status) -> Option<String> {
@@ -82,9 +87,7 @@ pub fn hint(status: &Status) -> Option<String> {
         ));
     }
     if status.reader == Reader::None {
-        return Some(
-            "Nobody reads the event buffer: start a reader, opread for instance.".to_owned(),
-        );
+        return Some(NO_READER.to_owned());
     }
     if !status.started {
         return Some("Profiling is stopped: opcontrol --start starts it.".to_owned());
@@ -161,70 +164,13 @@ pub fn status_text(status: &Status) -> String {
     text
 }
 
-/// The account from one look to the next.
-#[derive(Clone, Debug, Default)]
-pub struct Watch {
-    before: Option<Vec<Counter>>,
-    lines: usize,
-}
-
-/// After so many lines of figures comes another heading.
-const LINES: usize = 20;
-
-/// Columns: heading, and the counters that it sums up.
-const COLUMNS: [(&str, &[&str]); 6] = [
-    ("received", &["received"]),
-    ("kernel", &["kernel"]),
-    ("file", &["file"]),
-    ("anon", &["anonymous"]),
-    (
-        "unmapped",
-        &["no_mm", "no_mapping", "raced", "throttled", "ignored"],
-    ),
-    (
-        "lost",
-        &[
-            "lost_in_guest",
-            "invalid_in_guest",
-            "lost_overflow",
-            "malformed",
-        ],
-    ),
-];
-
-impl Watch {
-    /// A line of what has come in since the last one, with a heading now and then. The first line is since the VM's start.
-    pub fn lines(&mut self, status: &Status) -> String {
-        let mut text = String::new();
-        if self.lines.is_multiple_of(LINES) {
-            for (heading, _) in COLUMNS {
-                let _ = write!(text, "{heading:>10}");
-            }
-            let _ = writeln!(text, "{:>12}", "lost words");
-        }
-        self.lines += 1;
-        let of = |account: &[Counter], name: &str| {
-            let counter = account.iter().find(|counter| counter.name == name);
-            counter.map_or(0, |counter| counter.value)
-        };
-        let before = self.before.take().unwrap_or_default();
-        let since = |name: &&str| of(&status.account, name).wrapping_sub(of(&before, name));
-        for (_, names) in COLUMNS {
-            let sum = names.iter().map(since).fold(0, u64::wrapping_add);
-            let _ = write!(text, "{sum:>10}");
-        }
-        let _ = writeln!(text, "{:>12}", since(&"lost_words"));
-        self.before = Some(status.account.clone());
-        text
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use oprofile_control::status::{SettingsStatus, VcpuStatus};
 
-    fn status(received: u64) -> Status {
+    /// Of a machine with one vCPU whose samples are all the kernel's.
+    pub(crate) fn status(received: u64) -> Status {
         let counter = |(name, value): (&str, u64)| Counter {
             name: name.to_owned(),
             value,
@@ -301,15 +247,5 @@ mod tests {
         assert!(hint(&other).unwrap().contains("opread"));
         other.said_hello = false;
         assert!(hint(&other).unwrap().contains("device id (63"), "{other:?}");
-    }
-
-    #[test]
-    fn watching_shows_what_came_in_between() {
-        let mut watch = Watch::default();
-        let first = watch.lines(&status(10));
-        assert!(first.contains("received") && first.lines().count() == 2);
-        let second = watch.lines(&status(25));
-        let figures: Vec<&str> = second.split_whitespace().collect();
-        assert_eq!(figures, ["15", "15", "0", "0", "0", "0", "0"]);
     }
 }
