@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use oprofile_tools::classes::Merge;
 use oprofile_tools::cli::colour;
+use oprofile_tools::cli::next_step;
 use oprofile_tools::cli::optop::Arguments;
 use oprofile_tools::cli::run;
 use oprofile_tools::demangle::Demangle;
@@ -77,7 +78,13 @@ fn watch(arguments: &Arguments) -> Result<(), Error> {
     let mut state = State::new(arguments.sort, &arguments.filter);
     let interval = Duration::from_secs_f64(arguments.interval);
     if arguments.once {
-        let snapshot = source.read()?;
+        let snapshot = source.read().inspect_err(|error| {
+            if let ReadError::Session(error) = error
+                && let Some(step) = next_step::for_session(error, &[&source.places])
+            {
+                run::tell(&step);
+            }
+        })?;
         state.update(Message::Snapshot(Box::new(snapshot)));
         return print(&state, arguments).map_err(Error::Output);
     }
