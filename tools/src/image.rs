@@ -158,6 +158,9 @@ pub fn below(prefix: Option<&Path>, path: &[u8]) -> PathBuf {
     }
 }
 
+/// End of the warning about a binary that is not there.
+const NOT_FOUND: &str = " could not be found.";
+
 /// The warning for an image without a file, unless nobody expects it to be one.
 pub fn missing_warning(image: &ImageName, found: &Found) -> Option<String> {
     let name = long_name(image);
@@ -175,9 +178,14 @@ pub fn missing_warning(image: &ImageName, found: &Found) -> Option<String> {
                 b"/no-vmlinux",
             ];
             (!never_a_file.iter().any(|start| name.starts_with(start)))
-                .then(|| format!("warning: {shown} could not be found."))
+                .then(|| format!("warning: {shown}{NOT_FOUND}"))
         }
     }
+}
+
+/// Whether a warning is one of [`missing_warning`]'s about a binary that is not there.
+pub fn is_missing(warning: &str) -> bool {
+    warning.ends_with(NOT_FOUND)
 }
 
 /// The warning for a binary that may not be the one that was profiled.

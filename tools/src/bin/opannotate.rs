@@ -12,6 +12,7 @@ use oprofile_tools::annotate::paths::SourcePaths;
 use oprofile_tools::annotate::source::{self, SourceOptions};
 use oprofile_tools::annotate::{AnnotateError, Sink};
 use oprofile_tools::classes::Merge;
+use oprofile_tools::cli::next_step;
 use oprofile_tools::cli::opannotate::Arguments;
 use oprofile_tools::cli::run;
 use oprofile_tools::cli::values;
@@ -69,11 +70,17 @@ fn annotate(arguments: &Arguments) -> Result<(), Failure> {
     .with_image_paths(&arguments.image_path)?;
     values::announce(&places);
     let display = Display::start(READING, &places.progress);
-    let selection = Selection::new(&places, &spec, merge, arguments.exclude_dependent)?;
+    let advise = |error: &ToolError| {
+        if let Some(step) = next_step::for_session(error, &[&places]) {
+            display.tell(&step);
+        }
+    };
+    let selection =
+        Selection::new(&places, &spec, merge, arguments.exclude_dependent).inspect_err(advise)?;
     for warning in places.warnings() {
         display.tell(&warning);
     }
-    let banner = Banner::read(&selection)?;
+    let banner = Banner::read(&selection).inspect_err(advise)?;
     for warning in &banner.warnings {
         display.tell(warning);
     }
@@ -85,9 +92,12 @@ fn annotate(arguments: &Arguments) -> Result<(), Failure> {
         demangle,
         lines: arguments.source && !arguments.assembly,
     };
-    let collected = collect(&selection, &options)?;
+    let collected = collect(&selection, &options).inspect_err(advise)?;
     for warning in &collected.warnings {
         display.tell(warning);
+    }
+    if let Some(step) = next_step::for_warnings(collected.warnings.iter().map(String::as_str)) {
+        display.tell(step);
     }
     let heading = heading(arguments, threshold, &banner.text(&selection));
     let how = How {

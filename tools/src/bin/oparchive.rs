@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use oprofile_tools::archive::{ArchiveDirectory, CopyError, Plan, Request, plan};
+use oprofile_tools::cli::next_step;
 use oprofile_tools::cli::oparchive::Arguments;
 use oprofile_tools::cli::run::{self, tell};
 use oprofile_tools::cli::values;
@@ -71,6 +72,11 @@ fn archive(arguments: &Arguments) -> Result<(), Failure> {
         exclude_dependent: arguments.exclude_dependent,
         // The guest's files in a virtual machine's session are its own; what is not among them is not taken from here.
         may_take_from_host: arguments.root.is_some(),
+    })
+    .inspect_err(|error| {
+        if let Some(step) = next_step::for_session(error, &[&places]) {
+            tell(&step);
+        }
     })
     .map_err(Failure::Session)?;
     for warning in &plan.warnings {

@@ -8,7 +8,7 @@ use oprofile_control::message::{Command, Separation};
 use oprofile_control::status::Reader;
 use oprofile_control::{Client, ClientError, Status};
 use oprofile_tools::cli::opcontrol::{Arguments, Settings, without_meaning};
-use oprofile_tools::cli::run;
+use oprofile_tools::cli::{next_step, run};
 use oprofile_tools::control::watch::{End, follow};
 use oprofile_tools::control::{self, Quiet};
 use oprofile_tools::looks::Looks;
@@ -28,8 +28,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Quiet>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("opcontrol: {}", control::told(&*error));
-            ExitCode::FAILURE
+            let client = error.downcast_ref::<ClientError>();
+            if let Some(step) = client.and_then(next_step::for_vm) {
+                eprintln!("{step}");
+            }
+            run::failed(&format!("opcontrol: {}", control::told(&*error)))
         }
     }
 }

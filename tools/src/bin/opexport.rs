@@ -7,12 +7,13 @@ use std::process::ExitCode;
 
 use oprofile_tools::atomic_file::PartialFile;
 use oprofile_tools::classes::Merge;
+use oprofile_tools::cli::next_step;
 use oprofile_tools::cli::opexport::Arguments;
 use oprofile_tools::cli::run::{self, with_causes};
 use oprofile_tools::cli::values;
 use oprofile_tools::error::ToolError;
 use oprofile_tools::export::model::Profile;
-use oprofile_tools::export::read::{Options, read};
+use oprofile_tools::export::read::{Options, ReadError, read};
 use oprofile_tools::export::{Format, write};
 use oprofile_tools::names::printable;
 use oprofile_tools::progress::{After, Display, READING};
@@ -36,10 +37,10 @@ impl From<ToolError> for Error {
     }
 }
 
-impl From<oprofile_tools::export::read::ReadError> for Error {
-    fn from(error: oprofile_tools::export::read::ReadError) -> Self {
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
         match error {
-            oprofile_tools::export::read::ReadError::Session(error) => Self::Session(error),
+            ReadError::Session(error) => Self::Session(error),
             full => Self::Other(full.to_string()),
         }
     }
@@ -84,9 +85,18 @@ fn export(arguments: &Arguments) -> Result<(), Error> {
     .with_image_paths(&arguments.image_path)?;
     values::announce(&places);
     let display = Display::start(READING, &places.progress);
-    let found = read(&places, &spec, &options)?;
+    let found = read(&places, &spec, &options).inspect_err(|error| {
+        if let ReadError::Session(error) = error
+            && let Some(step) = next_step::for_session(error, &[&places])
+        {
+            display.tell(&step);
+        }
+    })?;
     for warning in &found.warnings {
         display.tell(warning);
+    }
+    if let Some(step) = next_step::for_warnings(found.warnings.iter().map(String::as_str)) {
+        display.tell(step);
     }
     let title = format!(
         "Profile of {}",

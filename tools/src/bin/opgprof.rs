@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use oprofile_tools::classes::Merge;
+use oprofile_tools::cli::next_step;
 use oprofile_tools::cli::opgprof::Arguments;
 use oprofile_tools::cli::run::{self, tell};
 use oprofile_tools::cli::values;
@@ -73,11 +74,16 @@ fn convert(arguments: &Arguments) -> Result<(), Failure> {
         unit_mask: true,
         tgid: true,
     };
-    let selection = Selection::new(&places, &spec, merge, true)?;
+    let advise = |error: &ToolError| {
+        if let Some(step) = next_step::for_session(error, &[&places]) {
+            display.tell(&step);
+        }
+    };
+    let selection = Selection::new(&places, &spec, merge, true).inspect_err(advise)?;
     for warning in places.warnings() {
         display.tell(&warning);
     }
-    let Some(collected) = collect::collect(&selection, threshold)? else {
+    let Some(collected) = collect::collect(&selection, threshold).inspect_err(advise)? else {
         return Err(ToolError::Specification(
             "error: specify exactly one binary to process and give an event: or count: specification if necessary"
                 .to_owned(),
@@ -86,6 +92,9 @@ fn convert(arguments: &Arguments) -> Result<(), Failure> {
     };
     if let Some(warning) = &collected.warning {
         display.tell(warning);
+        if let Some(step) = next_step::for_warnings(std::iter::once(&**warning)) {
+            display.tell(step);
+        }
     }
     let path = &arguments.output_filename;
     let failed = |error: GmonError| match error {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use oprofile_control::message::Command;
 use oprofile_control::{Client, ClientError};
 use oprofile_tools::cli::opread::Arguments;
-use oprofile_tools::cli::run;
+use oprofile_tools::cli::{next_step, run};
 use oprofile_tools::control;
 use oprofile_tools::event_text::{self, Names};
 
@@ -32,8 +32,11 @@ fn main() -> ExitCode {
         // Whoever read it has seen enough.
         Err(error) if is_broken_pipe(&*error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("opread: {}", control::told(&*error));
-            ExitCode::FAILURE
+            let client = error.downcast_ref::<ClientError>();
+            if let Some(step) = client.and_then(next_step::for_vm) {
+                eprintln!("{step}");
+            }
+            run::failed(&format!("opread: {}", control::told(&*error)))
         }
     }
 }
@@ -85,6 +88,9 @@ fn follow(socket: &Path, arguments: &Arguments) -> Result<(), Failed> {
     let mut left = arguments.reads;
     while left != Some(0) {
         let Some(words) = events.next_read()? else {
+            eprintln!(
+                "opread: This is the end of the stream: the VM has ended or serves it no more"
+            );
             break;
         };
         print(&words, arguments.raw, &mut names)?;

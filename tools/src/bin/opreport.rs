@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use oprofile_tools::classes::Merge;
 use oprofile_tools::cli::opreport::Arguments;
-use oprofile_tools::cli::run::{self, tell};
 use oprofile_tools::cli::values;
+use oprofile_tools::cli::{next_step, run};
 use oprofile_tools::error::ToolError;
 use oprofile_tools::options::{Kind, Options, SortKey, SymbolFilter};
 use oprofile_tools::progress::{After, Display, Progress, READING};
@@ -61,16 +61,20 @@ fn report(arguments: &Arguments) -> Result<(), ToolError> {
         }
         .with_image_paths(&image_paths)
     };
+    let mut step = None;
     let mut sink = Sink {
         out: &mut out,
-        tell: &mut |warning| display.tell(warning),
+        tell: &mut |warning| {
+            step = step.or(next_step::for_warnings(std::iter::once(warning)));
+            display.tell(warning);
+        },
     };
     let result = match &profiles {
         Profiles::One(spec) => {
             let places = places(spec)?;
             values::announce(&places);
             let result = report::report(&places, spec, &options, &mut sink);
-            tell_next_step(&result, &[&places]);
+            tell_next_step(&result, &[&places], &display);
             result
         }
         Profiles::Two(specs) => {
@@ -78,11 +82,14 @@ fn report(arguments: &Arguments) -> Result<(), ToolError> {
             let both = (places(before)?, places(after)?);
             values::announce(&both.0);
             let result = report::compare((&both.0, before), (&both.1, after), &options, &mut sink);
-            tell_next_step(&result, &[&both.0, &both.1]);
+            tell_next_step(&result, &[&both.0, &both.1], &display);
             result
         }
     };
     let result = result.and_then(|()| out.flush().map_err(ToolError::Output));
+    if let Some(step) = step {
+        display.tell(step);
+    }
     report::ignore_closed_pipe(result)
 }
 
@@ -141,12 +148,11 @@ fn options(arguments: &Arguments) -> Result<Options, ToolError> {
     })
 }
 
-/// Tells who has no samples where they were looked for.
-fn tell_next_step(result: &Result<(), ToolError>, places: &[&Places]) {
-    if matches!(result, Err(ToolError::NoSamples)) {
-        for places in places {
-            tell(&places.next_step());
-        }
+/// Tells what to do about an error.
+fn tell_next_step(result: &Result<(), ToolError>, places: &[&Places], display: &Display) {
+    let step = result.as_ref().err();
+    if let Some(step) = step.and_then(|error| next_step::for_session(error, places)) {
+        display.tell(&step);
     }
 }
 

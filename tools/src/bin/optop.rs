@@ -9,6 +9,7 @@ use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifier
 use oprofile_control::{Client, ClientError};
 use oprofile_tools::classes::Merge;
 use oprofile_tools::cli::colour;
+use oprofile_tools::cli::next_step;
 use oprofile_tools::cli::optop::Arguments;
 use oprofile_tools::cli::run;
 use oprofile_tools::control;
@@ -102,7 +103,13 @@ fn watch(arguments: &Arguments) -> Result<(), Error> {
                 }
             }
         }
-        let snapshot = source.read()?;
+        let snapshot = source.read().inspect_err(|error| {
+            if let ReadError::Session(error) = error
+                && let Some(step) = next_step::for_session(error, &[&source.places])
+            {
+                run::tell(&step);
+            }
+        })?;
         state.update(Message::Snapshot(Box::new(snapshot)));
         return print(&state, arguments).map_err(Error::Output);
     }

@@ -3,6 +3,7 @@
 
 pub mod colour;
 pub mod common;
+pub mod next_step;
 pub mod opannotate;
 pub mod oparchive;
 pub mod opcontrol;
