@@ -11,6 +11,7 @@ use oprofile_tools::classes::Merge;
 use oprofile_tools::cli::run;
 use oprofile_tools::demangle::Demangle;
 use oprofile_tools::error::ToolError;
+use oprofile_tools::export::model::ModelFull;
 use oprofile_tools::export::read::{Options, ReadError, read};
 use oprofile_tools::names::printable;
 use oprofile_tools::session::Places;
@@ -83,15 +84,24 @@ enum Error {
     /// The session.
     #[error("{}", .0.chain())]
     Session(#[from] ToolError),
-    /// The samples.
-    #[error(transparent)]
-    Read(#[from] ReadError),
+    /// The size of what is in it.
+    #[error("optop error: {0}")]
+    Full(ModelFull),
     /// The terminal.
     #[error("optop error: Cannot use the terminal: {0}")]
     Terminal(io::Error),
     /// The output.
     #[error("optop error: Cannot write: {0}")]
     Output(io::Error),
+}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Session(error) => Self::Session(error),
+            ReadError::Full(full) => Self::Full(full),
+        }
+    }
 }
 
 fn main() -> ExitCode {
