@@ -681,7 +681,7 @@ mod tests {
             cut: 0,
         };
         let tree = Tree {
-            wanted: unpack(Path::new("/nonexistent"), &[0; 8]),
+            wanted: unpack(Path::new("/nonexistent"), &[0, 0, 0, 0, 1, 0, 0, 0]),
             samples: vec![samples],
             binaries: Vec::new(),
             beside: Vec::new(),
