@@ -49,9 +49,13 @@ impl Lines {
         let load = |id: gimli::SectionId| -> Result<Reader, gimli::Error> {
             let data = file
                 .section_by_name(id.name())
-                .filter(|section| section.size() <= MAX_SECTION)
                 .and_then(|section| {
-                    let data = section.uncompressed_data().ok()?.into_owned();
+                    // By the size that it claims once it is inflated.
+                    let data = section.compressed_data().ok()?;
+                    if data.uncompressed_size > MAX_SECTION {
+                        return None;
+                    }
+                    let data = data.decompress().ok()?.into_owned();
                     Some(if relocate {
                         relocated(&file, &section, data)
                     } else {

@@ -232,3 +232,127 @@ fn gprof_wants_one_binary() {
     let left = fs::read(session.path().join("gmon.out")).unwrap();
     assert_eq!(left, b"old");
 }
+
+/// The samples of a golden session, annotated with the sources of its programs: counts and text of each line, by file.
+fn golden_lines(image: &str) -> Vec<(String, Vec<(u64, String)>)> {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/data");
+    let output = Command::new(env!("CARGO_BIN_EXE_opannotate"))
+        .arg(format!(
+            "--session-dir={}",
+            data.join("sessions/one").display()
+        ))
+        .arg(format!("--root={}", data.join("root").display()))
+        .arg(format!("--search-dirs={}", data.join("root").display()))
+        .args(["--source", image])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let files = text.split(" * Total samples for file : ").skip(1);
+    files
+        .map(|file| {
+            let (name, rest) = file[1..].split_once('"').unwrap();
+            let lines = rest.lines().filter_map(|line| {
+                let (counts, source) = line.split_once(':')?;
+                let count = match counts.split_whitespace().next() {
+                    Some(count) => count.parse().ok()?,
+                    None => 0,
+                };
+                Some((count, source.to_owned()))
+            });
+            (name.to_owned(), lines.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn samples_stand_beside_the_lines_of_a_compilers_debug_information() {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/data/root");
+    let files = golden_lines("image:*calc");
+    let names: Vec<&str> = files.iter().map(|(name, _)| &name[..]).collect();
+    assert_eq!(
+        names,
+        ["/srv/demo/src/calc_main.c", "/srv/demo/src/calc_util.c"]
+    );
+    let mut all = 0;
+    for (name, lines) in &files {
+        let source = fs::read_to_string(sources.join(&name[1..])).unwrap();
+        assert_eq!(lines.len(), source.lines().count(), "{name}");
+        for ((_, shown), line) in lines.iter().zip(source.lines()) {
+            // Behind a function's first line stands its total.
+            let rest = shown.strip_prefix(line).unwrap();
+            assert!(rest.is_empty() || rest.starts_with(" /* "), "{shown}");
+        }
+        all += lines.iter().map(|(count, _)| count).sum::<u64>();
+    }
+    // Every sample of the program has a line; only its own image was sampled.
+    assert_eq!(all, 3521);
+    let counts: Vec<(u64, &str)> = files[0]
+        .1
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, line)| (*count, line.trim_start()))
+        .collect();
+    assert!(counts.contains(&(445, "r += helper(r & 7);")), "{counts:?}");
+    assert!(counts.contains(&(193, "shape_report(code);")), "{counts:?}");
+}
+
+/// A library that this machine's compiler makes, with line tables; where its function `hot` begins in the file.
+fn compiled(directory: &Path) -> (Vec<u8>, u64) {
+    use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let status = Command::new(rustc)
+        .args([
+            "--crate-type=cdylib",
+            "--edition=2024",
+            "-g",
+            "hot.rs",
+            "-o",
+            "libhot.so",
+        ])
+        .current_dir(directory)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let bytes = fs::read(directory.join("libhot.so")).unwrap();
+    let file = object::File::parse(&bytes[..]).unwrap();
+    let symbol = file.symbols().find(|symbol| symbol.name() == Ok("hot"));
+    let symbol = symbol.expect("the function is exported");
+    let section = symbol.section_index().unwrap();
+    let section = file.section_by_index(section).unwrap();
+    let (offset, _) = section.file_range().unwrap();
+    let offset = symbol.address() - section.address() + offset;
+    (bytes, offset)
+}
+
+const HOT: &str = "\
+// Counts down.
+#[unsafe(no_mangle)]
+pub extern \"C\" fn hot(number: u32) -> u32 {
+    number / 2
+}
+";
+
+#[test]
+fn lines_of_what_this_machines_compiler_makes_are_found() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("hot.rs"), HOT).unwrap();
+    let (library, offset) = compiled(directory.path());
+    let mut guest = Guest::default();
+    guest.file(b"/bin/work", Some(program(&[(0, b"main")])));
+    guest.file(b"/lib/libhot.so", Some(library));
+    let samples = [(WORK, TEXT, 3), (LIBRARY, offset, 7)];
+    let session = Session::record(guest, &[vcpu(0, &samples)], &Account::default());
+    let output = opannotate(&session, None, &["-s"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = "     7 70.0000 :pub extern \"C\" fn hot(number: u32) -> u32 { /* hot total:      7 70.0000 */\n";
+    assert!(text.contains(line), "{text}");
+    assert!(text.contains("               :    number / 2\n"), "{text}");
+    // Not at all without its source, but by its name.
+    fs::remove_file(directory.path().join("hot.rs")).unwrap();
+    let output = opannotate(&session, None, &["-s"]);
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(text.contains(" /* hot total:      7 70.0000 */"), "{text}");
+    assert!(stderr(&output).contains("hot.rs"), "{}", stderr(&output));
+}

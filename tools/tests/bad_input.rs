@@ -19,15 +19,44 @@ use tempfile::TempDir;
 
 use support::{MTIME, TEXT, program};
 
-/// Every tool that reads a session, in the ways that read it differently.
-const READERS: [(&str, &[&str]); 4] = [
-    (env!("CARGO_BIN_EXE_opreport"), &[]),
-    (env!("CARGO_BIN_EXE_opreport"), &["-l"]),
-    (env!("CARGO_BIN_EXE_opreport"), &["-l", "-w", "-m", "all"]),
-    (env!("CARGO_BIN_EXE_oparchive"), &["-o", "archive"]),
+/// A tool and its arguments.
+type Reader = (&'static str, &'static [&'static str]);
+
+const OPREPORT: &str = env!("CARGO_BIN_EXE_opreport");
+const OPARCHIVE: &str = env!("CARGO_BIN_EXE_oparchive");
+/// The table of programs, which does without binaries.
+const SUMMARY: Reader = (OPREPORT, &[]);
+/// Every tool that reads a session, in the ways that read it differently. The others are `opimport`, which has tests of its own
+/// below, and `opcontrol` and `opread`, which speak with a VM.
+const READERS: [Reader; 14] = [
+    (OPREPORT, &["-l"]),
+    (OPREPORT, &["-l", "-w", "-m", "all"]),
+    (OPREPORT, &["-l", "-g"]),
+    (OPREPORT, &["-d"]),
+    (OPREPORT, &["-c"]),
+    (OPREPORT, &["-X", "-d", "-g"]),
+    (env!("CARGO_BIN_EXE_opannotate"), &["-s"]),
+    (env!("CARGO_BIN_EXE_opgprof"), &["-o", "gmon"]),
+    (env!("CARGO_BIN_EXE_opexport"), &["-F", "folded"]),
+    (env!("CARGO_BIN_EXE_opexport"), &["-F", "json", "-g"]),
+    (env!("CARGO_BIN_EXE_optop"), &["--once"]),
+    (env!("CARGO_BIN_EXE_optop"), &["--once", "--json"]),
+    SUMMARY,
+    (OPARCHIVE, &["-o", "archive"]),
 ];
-/// The reports among them, which look into sample files and binaries.
-const REPORTS: &[(&str, &[&str])] = READERS.first_chunk::<3>().unwrap();
+/// Those that look into sample files.
+const REPORTS: &[Reader] = READERS.first_chunk::<13>().unwrap();
+/// Those that look into binaries, too.
+const SYMBOLS: &[Reader] = READERS.first_chunk::<12>().unwrap();
+/// Those that tell what is the matter with a binary; `optop` redraws its screen, on which no warning would last.
+const WARNING: &[Reader] = READERS.first_chunk::<10>().unwrap();
+/// Those that name functions on standard output.
+const NAMING: [Reader; 10] = {
+    let [a, b, c, d, e, f, _, _, g, h, i, j, ..] = READERS;
+    [a, b, c, d, e, f, g, h, i, j]
+};
+/// Those that read debug information and name functions.
+const DEBUG_READERS: [Reader; 3] = [READERS[2], READERS[5], READERS[9]];
 /// A user that is not root, to be kept out of directories.
 const NOBODY: u32 = 65_534;
 
@@ -103,6 +132,16 @@ impl Damaged {
         }
     }
 
+    /// The debug file of this name is used and archived, or neither.
+    #[track_caller]
+    fn expect_debug_file(&self, name: &str, is_taken: bool) {
+        for (stdout, _) in self.expect_success(&NAMING) {
+            assert_eq!(stdout.contains("first"), is_taken, "{stdout}");
+        }
+        let (stdout, _) = self.expect_success(&[(OPARCHIVE, &["-l"])]).remove(0);
+        assert_eq!(stdout.contains(name), is_taken, "{stdout}");
+    }
+
     /// Every tool does its work.
     #[track_caller]
     fn expect_success(&self, readers: &[(&str, &[&str])]) -> Vec<(String, String)> {
@@ -164,8 +203,11 @@ fn good_program() -> Vec<u8> {
 
 #[test]
 fn sound_session_is_read_by_every_tool() {
-    let outputs = Damaged::with_program(&good_program()).expect_success(&READERS);
-    assert!(outputs[1].0.contains("first"), "{}", outputs[1].0);
+    let session = Damaged::with_program(&good_program());
+    session.expect_success(&READERS);
+    for (stdout, _) in session.expect_success(&NAMING) {
+        assert!(stdout.contains("first"), "{stdout}");
+    }
 }
 
 #[test]
@@ -220,20 +262,23 @@ fn table_that_claims_more_than_the_file_holds_is_told() {
 fn binary_of_another_build_is_read_with_a_warning() {
     let session = Damaged::with_program(&good_program());
     session.add_image(b"bin/work", &good_program(), MTIME + 60);
-    for (_, stderr) in session.expect_success(&REPORTS[1..]) {
+    for (_, stderr) in session.expect_success(WARNING) {
         assert!(stderr.contains("last modified time"), "{stderr}");
     }
+    session.expect_success(&READERS);
 }
 
 #[test]
 fn missing_binary_is_told_and_its_samples_are_shown() {
     let session = Damaged::with_program(&good_program());
     fs::remove_file(session.path().join("root/bin/work")).unwrap();
-    // The summary does without binaries.
-    session.expect_success(&READERS[..1]);
-    for (_, stderr) in session.expect_success(&READERS[1..]) {
+    let (_, stderr) = session.expect_success(&[SUMMARY]).remove(0);
+    assert_eq!(stderr, "");
+    for reader in WARNING.iter().chain(READERS.last()) {
+        let (_, stderr) = session.expect_success(&[*reader]).remove(0);
         assert!(stderr.contains("/bin/work could not be found"), "{stderr}");
     }
+    session.expect_success(&[SYMBOLS[10], SYMBOLS[11]]);
 }
 
 /// A directory that may not be read. Root may read all, so the tools run as somebody else.
@@ -249,7 +294,9 @@ fn directory_that_cannot_be_read_is_told() {
         let place = TempDir::new().unwrap();
         fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let copy = place.path().join("tool");
-        fs::copy(tool, &copy).unwrap();
+        // By a process of its own: a program that another test starts meanwhile would hold the copy open for writing.
+        let copied = Command::new("cp").arg(tool).arg(&copy).status().unwrap();
+        assert!(copied.success());
         let mut command = Command::new(copy);
         command
             .arg(format!("--session-dir={}", session.path().display()))
@@ -281,7 +328,7 @@ fn broken_binaries_cost_their_symbols_and_no_sample() {
     for binary in broken {
         session.add_image(b"bin/work", &binary, MTIME);
         // By symbol, code outside of all symbols is not shown, and where a broken binary has its symbols is anybody's guess.
-        let (summary, _) = session.expect_success(&READERS[..2]).remove(0);
+        let (summary, _) = session.expect_success(&[SUMMARY]).remove(0);
         let counted = summary
             .lines()
             .any(|line| line.split_whitespace().next() == Some("1"));
@@ -309,7 +356,11 @@ fn program_with(symbol: Option<&[u8]>, sections: &[(&[u8], &[u8])]) -> Vec<u8> {
         });
     }
     for (name, bytes) in sections {
-        let section = file.add_section(Vec::new(), name.to_vec(), SectionKind::Debug);
+        let kind = match name.starts_with(b".note") {
+            true => SectionKind::Note,
+            false => SectionKind::Debug,
+        };
+        let section = file.add_section(Vec::new(), name.to_vec(), kind);
         file.append_section_data(section, bytes, 1);
     }
     file.write().unwrap()
@@ -345,9 +396,9 @@ fn broken_debug_information_costs_lines_and_no_sample() {
             let binary = program_with(Some(b"first"), &sections);
             session.add_image(b"bin/work", &binary, MTIME);
             session.add_samples(b"bin/work", &first_sample(&binary));
-            let lines = (READERS[0].0, &["-l", "-g"][..]);
-            let (stdout, _) = session.expect_success(&[lines]).remove(0);
-            assert!(stdout.contains("first"), "{stdout}");
+            for (stdout, _) in session.expect_success(&DEBUG_READERS) {
+                assert!(stdout.contains("first"), "{stdout}");
+            }
         }
     }
 }
@@ -362,12 +413,34 @@ fn debug_file_of_another_build_is_not_taken() {
         session.add_image(b"bin/work", &binary, MTIME);
         session.add_image(b"bin/.debug/work.debug", &debug, MTIME);
         session.add_samples(b"bin/work", &first_sample(&binary));
-        for (stdout, _) in session.expect_success(&REPORTS[1..]) {
-            assert_eq!(stdout.contains("first"), is_taken, "{stdout}");
-        }
-        let list = (env!("CARGO_BIN_EXE_oparchive"), &["-l"][..]);
-        let (stdout, _) = session.expect_success(&[list]).remove(0);
-        assert_eq!(stdout.contains("work.debug"), is_taken, "{stdout}");
+        session.expect_debug_file("work.debug", is_taken);
+    }
+}
+
+/// The section with a build-id.
+fn build_id(id: &[u8]) -> Vec<u8> {
+    let words = [4, u32::try_from(id.len()).unwrap(), 3].map(u32::to_le_bytes);
+    [&words.concat()[..], b"GNU\0", id].concat()
+}
+
+#[test]
+fn debug_file_with_another_build_id_is_not_taken() {
+    let id = [0xab; 20];
+    let binary = program_with(None, &[(b".note.gnu.build-id", &build_id(&id))]);
+    let of_build =
+        |id: &[u8]| program_with(Some(b"first"), &[(b".note.gnu.build-id", &build_id(id))]);
+    for (debug, is_taken) in [
+        (of_build(&id), true),
+        (of_build(&[0xac; 20]), false),
+        (b"\x7fELF".to_vec(), false),
+    ] {
+        let session = Damaged::new();
+        session.add_image(b"bin/work", &binary, MTIME);
+        let name = format!("{}.debug", "ab".repeat(19));
+        let path = format!("usr/lib/debug/.build-id/ab/{name}");
+        session.add_image(path.as_bytes(), &debug, MTIME);
+        session.add_samples(b"bin/work", &first_sample(&binary));
+        session.expect_debug_file(&name, is_taken);
     }
 }
 
@@ -414,16 +487,32 @@ fn session_of_a_hundred_thousand_files_is_read() {
             fs::hard_link(&original, path).unwrap();
         }
     }
-    let report = (READERS[0].0, &["-m", "cpu"][..]);
-    let (stdout, _) = session.expect_success(&[report]).remove(0);
+    let (stdout, _) = session
+        .expect_success(&[(OPREPORT, &["-m", "cpu"])])
+        .remove(0);
     assert!(
         stdout.contains(&format!("{FILES} 100.000 work")),
         "{stdout}"
     );
     // A column for each is more than a table has.
-    session.expect_error(&REPORTS[..1], "100000 columns");
-    let list = (env!("CARGO_BIN_EXE_oparchive"), &["-l"][..]);
-    let (stdout, _) = session.expect_success(&[list]).remove(0);
+    session.expect_error(&[SUMMARY], "100000 columns");
+    let readers: [Reader; 4] = [
+        (env!("CARGO_BIN_EXE_opannotate"), &["-s", "-m", "cpu"]),
+        (env!("CARGO_BIN_EXE_opgprof"), &["-o", "gmon"]),
+        (
+            env!("CARGO_BIN_EXE_opexport"),
+            &["-F", "folded", "-m", "cpu"],
+        ),
+        (env!("CARGO_BIN_EXE_optop"), &["--once"]),
+    ];
+    for (number, (stdout, _)) in session.expect_success(&readers).into_iter().enumerate() {
+        // There is no source to annotate, and gprof's file is no text.
+        assert!(
+            number < 2 || stdout.contains(&FILES.to_string()),
+            "{stdout}"
+        );
+    }
+    let (stdout, _) = session.expect_success(&[(OPARCHIVE, &["-l"])]).remove(0);
     assert_eq!(stdout.lines().count(), FILES + 1);
 }
 

@@ -1,9 +1,12 @@
 //! `opcontrol` and `opread` as programs, against a server that says what it is told to.
 
 use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use oprofile_control::frame::{FrameBuffer, FrameKind, MAX_REQUEST_BYTES, append};
@@ -196,4 +199,108 @@ fn the_short_option_of_shutdown_is_oprofiles() {
     let requests = server.join().unwrap();
     assert!(format!("{:?}", requests[0].command).contains("Stop"));
     assert!(format!("{:?}", requests[1].command).contains("Dump"));
+}
+
+/// Serves each client with these bytes, whatever it asks, until `ended` is set and one more connects. `opread` is two.
+fn raw_server(path: &Path, bytes: Vec<u8>, ended: Arc<AtomicBool>) -> JoinHandle<()> {
+    let listener = UnixListener::bind(path).unwrap();
+    thread::spawn(move || {
+        let mut clients = Vec::new();
+        for stream in listener.incoming() {
+            if ended.load(Ordering::SeqCst) {
+                break;
+            }
+            let mut stream = stream.unwrap();
+            // A client that has seen enough closes first.
+            let _ = stream.write_all(&bytes);
+            let _ = stream.shutdown(Shutdown::Write);
+            clients.push(stream);
+        }
+    })
+}
+
+fn frame(message: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    append(&mut bytes, FrameKind::Message, message).unwrap();
+    bytes
+}
+
+#[test]
+fn server_that_speaks_nonsense_is_told_and_controls_no_terminal() {
+    let greeting = frame(&serde_json::to_vec(&Greeting::new("test")).unwrap());
+    let after_greeting = |bytes: &[u8]| [&greeting[..], bytes].concat();
+    let mut other_kind = after_greeting(&frame(b"{}"));
+    other_kind[greeting.len()..].reverse();
+    let nonsense: [Vec<u8>; 9] = [
+        Vec::new(),
+        vec![0xff; 64],
+        b"\x1b]0;owned\x07HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
+        greeting[..greeting.len() - 1].to_vec(),
+        frame(b"\x1b[2J"),
+        greeting.clone(),
+        after_greeting(&frame(br#"{"id":1,"ok":"\u001b[2J"}"#)),
+        after_greeting(&frame(&[b'['; 100_000])),
+        other_kind,
+    ];
+    for (number, bytes) in nonsense.iter().enumerate() {
+        let tools: [fn(&[&str]) -> Output; 2] = [opcontrol, opread];
+        for (tool, run) in ["opcontrol", "opread"].into_iter().zip(tools) {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("s");
+            let ended = Arc::new(AtomicBool::new(false));
+            let server = raw_server(&path, bytes.clone(), ended.clone());
+            let output = run(&[&format!("--socket={}", path.display())]);
+            ended.store(true, Ordering::SeqCst);
+            drop(UnixStream::connect(&path).unwrap());
+            server.join().unwrap();
+            let told = errors(&output);
+            assert_eq!(output.status.code(), Some(1), "{tool} {number}: {told}");
+            assert!(
+                told.starts_with(&format!("{tool}: ")) && !told.contains("panicked"),
+                "{tool} {number}: {told}"
+            );
+            let control = told.chars().find(|c| c.is_control() && *c != '\n');
+            assert_eq!(control, None, "{tool} {number}: {told:?}");
+        }
+    }
+}
+
+#[test]
+fn file_that_is_no_stream_is_read_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("words");
+    let file = path.to_str().unwrap();
+    let gone = opread(&["--file", file]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(errors(&gone).contains("No such file"), "{}", errors(&gone));
+    // Records that are cut, unknown codes, and escapes without end.
+    for words in [
+        vec![],
+        vec![u64::MAX],
+        vec![u64::MAX; 1000],
+        vec![u64::MAX, 77, 1, 2],
+        vec![u64::MAX, 1, u64::MAX - 1],
+        (0..2000)
+            .map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+            .collect(),
+    ] {
+        let bytes: Vec<u8> = words
+            .iter()
+            .flat_map(|word: &u64| word.to_le_bytes())
+            .collect();
+        std::fs::write(&path, bytes).unwrap();
+        let output = opread(&["--file", file]);
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{words:?}: {}",
+            errors(&output)
+        );
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text.is_empty(), words.is_empty(), "{words:?}: {text}");
+        assert!(
+            text.chars().all(|c| !c.is_control() || c == '\n'),
+            "{text:?}"
+        );
+    }
 }

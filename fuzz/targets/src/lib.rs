@@ -15,6 +15,8 @@
 //! | [`page_walk`] | page tables and kernel pointers in arbitrary RAM |
 //! | [`sample_buffers`] | entries, headers and chains of sample buffers, and the words that they become |
 //! | [`session`] | the collector, with names as a guest may choose them |
+//! | [`session_trees`] | trees of sessions, and every report of them |
+//! | [`specifications`] | profile specifications |
 //! | [`whole_device`] | everything at once, in any order |
 //! | [`machine`], [`ram`], [`scene`], [`layouts`], [`names`] | what they share: RAM that is watched, guests that are laid out and spoiled |
 
@@ -33,6 +35,8 @@ pub mod sample_buffers;
 pub mod sample_files;
 pub mod scene;
 pub mod session;
+pub mod session_trees;
+pub mod specifications;
 pub mod whole_device;
 
 /// A target.
@@ -73,9 +77,11 @@ targets! {
     layout_descriptor: layout_descriptor::run,
     page_walk: page_walk::run,
     paths: |data| objects::run(layouts::TINY, data),
+    profile_specification: specifications::run,
     sample_buffer: sample_buffers::run,
     sample_file: sample_files::run,
     sample_path: sample_files::run_paths,
+    session_tree: session_trees::run,
     vma_list: |data| objects::run(layouts::LIST, data),
     vma_maple: |data| objects::run(layouts::MAPLE, data),
     vma_rb_tree: |data| objects::run(layouts::RB_TREE, data),

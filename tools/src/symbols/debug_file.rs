@@ -15,16 +15,29 @@ const DEBUG_DIRECTORY: &str = "usr/lib/debug";
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Candidate {
     pub(super) path: PathBuf,
-    /// What the file's checksum must be.
-    checksum: Option<u32>,
+    told_by: ToldBy,
+}
+
+/// What leads from a binary to its debug file.
+#[derive(Debug, PartialEq, Eq)]
+enum ToldBy {
+    /// The build-id, which is in the path.
+    BuildId(Vec<u8>),
+    /// A link by name, with the file's checksum.
+    Checksum(u32),
 }
 
 impl Candidate {
     /// Whether the file is there and the one that the binary names.
     pub(super) fn fits(&self) -> bool {
-        match self.checksum {
-            Some(expected) => checksum(&self.path) == Some(expected),
-            None => self.path.is_file(),
+        match &self.told_by {
+            ToldBy::Checksum(expected) => checksum(&self.path) == Some(*expected),
+            // The path says which it is, but a file may have been put there for another build. One without a build-id is what
+            // its place says.
+            ToldBy::BuildId(expected) => match Binary::read_build_id(&self.path) {
+                Ok(found) => found.is_none_or(|found| found == *expected),
+                Err(_) => false,
+            },
         }
     }
 }
@@ -34,7 +47,7 @@ impl Candidate {
 pub(super) fn candidates(binary: &Binary, path: &Path, prefix: Option<&Path>) -> Vec<Candidate> {
     let roots = || prefix.into_iter().chain([Path::new("/")]);
     let mut candidates = Vec::new();
-    if let Some([first, rest @ ..]) = binary.build_id.as_deref()
+    if let Some(build_id @ [first, rest @ ..]) = binary.build_id.as_deref()
         && !rest.is_empty()
     {
         let hex = |bytes: &[u8]| {
@@ -46,7 +59,7 @@ pub(super) fn candidates(binary: &Binary, path: &Path, prefix: Option<&Path>) ->
         let name = format!(".build-id/{}/{}.debug", hex(&[*first]), hex(rest));
         candidates.extend(roots().map(|root| Candidate {
             path: root.join(DEBUG_DIRECTORY).join(&name),
-            checksum: None,
+            told_by: ToldBy::BuildId(build_id.to_vec()),
         }));
     }
     if let (Some((name, crc)), Some(directory)) = (&binary.debug_link, path.parent()) {
@@ -61,7 +74,7 @@ pub(super) fn candidates(binary: &Binary, path: &Path, prefix: Option<&Path>) ->
             }
             candidates.extend(directories.into_iter().map(|directory| Candidate {
                 path: directory.join(&*name),
-                checksum: Some(*crc),
+                told_by: ToldBy::Checksum(*crc),
             }));
         }
     }

@@ -12,6 +12,13 @@ use super::SymbolError;
 
 /// Largest symbol or string table that is read: 64 times what the largest binaries known have.
 const MAX_TABLE: u64 = 1 << 30;
+/// Largest section whose notes are read; a build-id takes 36 bytes. Sections may overlap, so that each of very many may be as
+/// long as the file.
+const MAX_NOTES: u64 = 1 << 16;
+/// Longest name of a section that is kept; they may overlap, too. None that is looked for is longer.
+const MAX_SECTION_NAME: usize = 256;
+/// Longest name of a symbol in bytes; a longer one counts as none. Names may overlap, and each is looked through to its end.
+const MAX_NAME: usize = 1 << 16;
 
 /// The parts of an ELF file that symbols are made of.
 #[derive(Debug, Default)]
@@ -52,14 +59,24 @@ pub(super) struct RawSymbol {
 
 impl Binary {
     pub(super) fn read(path: &Path) -> Result<Self, SymbolError> {
+        Self::read_parts(path, true)
+    }
+
+    /// The build-id of the file at `path`; its symbols are not read.
+    pub(super) fn read_build_id(path: &Path) -> Result<Option<Vec<u8>>, SymbolError> {
+        Self::read_parts(path, false).map(|binary| binary.build_id)
+    }
+
+    fn read_parts(path: &Path, symbols: bool) -> Result<Self, SymbolError> {
         let file = File::open(path)?;
-        let length = file.metadata()?.len();
+        let metadata = file.metadata()?;
         let cache = ReadCache::new(file);
-        match FileKind::parse(&cache)? {
-            FileKind::Elf64 => Self::parse::<FileHeader64<Endianness>, _>(&cache, length),
-            FileKind::Elf32 => Self::parse::<FileHeader32<Endianness>, _>(&cache, length),
-            _ => Err(SymbolError::OtherKind),
-        }
+        let read = match FileKind::parse(&cache)? {
+            FileKind::Elf64 => Self::parse::<FileHeader64<Endianness>, _>,
+            FileKind::Elf32 => Self::parse::<FileHeader32<Endianness>, _>,
+            _ => return Err(SymbolError::OtherKind),
+        };
+        read(&cache, metadata.len(), symbols)
     }
 
     /// The name of a symbol of this file.
@@ -70,6 +87,7 @@ impl Binary {
     fn parse<'data, E: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
         data: R,
         length: u64,
+        symbols: bool,
     ) -> Result<Self, SymbolError> {
         let header = E::parse(data)?;
         let endian = header.endian()?;
@@ -79,11 +97,9 @@ impl Binary {
             ..Self::default()
         };
         for section in table.iter() {
+            let name = table.section_name(endian, section).unwrap_or_default();
             binary.sections.push(Section {
-                name: table
-                    .section_name(endian, section)
-                    .unwrap_or_default()
-                    .to_vec(),
+                name: name[..name.len().min(MAX_SECTION_NAME)].to_vec(),
                 address: section.sh_addr(endian).into(),
                 // Also of a section without bytes, as in a file that holds symbols only.
                 offset: section.sh_offset(endian).into(),
@@ -91,6 +107,7 @@ impl Binary {
                 code: section.sh_flags(endian).contains(elf::SHF_EXECINSTR),
             });
             if binary.build_id.is_none()
+                && section.sh_size(endian).into() <= MAX_NOTES
                 && let Ok(Some(notes)) = section.notes(endian, data)
             {
                 binary.build_id = notes
@@ -111,11 +128,10 @@ impl Binary {
                 binary.debug_link = debug_link(bytes, endian);
             }
         }
-        if let Some((index, section)) = table
+        if let Some((_, section)) = table
             .enumerate()
-            .find(|(_, section)| section.sh_type(endian) == elf::SHT_SYMTAB)
+            .find(|(_, section)| symbols && section.sh_type(endian) == elf::SHT_SYMTAB)
         {
-            let _ = index;
             let strings = table.section(section.link(endian))?;
             for size in [
                 section.sh_size(endian).into(),
@@ -137,6 +153,7 @@ impl Binary {
         let start = (start as usize).min(self.strings.len());
         let length = self.strings[start..]
             .iter()
+            .take(MAX_NAME)
             .position(|byte| *byte == 0)
             .unwrap_or(0);
         start..start + length
