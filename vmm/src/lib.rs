@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`cli`], [`config`], [`exit_code`], `report` | what the user says and is told |
 //! | [`vm`] | a machine from its configuration to its end |
-//! | [`memory`], [`boot`], [`kvm`], [`cpu`] | guest RAM, the PVH boot protocol, KVM, vCPUs and their threads |
+//! | [`memory`], [`boot`], [`acpi`] | guest RAM, the PVH and Linux boot protocols, ACPI tables |
+//! | [`kvm`], [`cpu`] | KVM, vCPUs and their threads |
 //! | [`bus`], [`devices`], [`virtio`] | port and memory-mapped I/O, a PC's devices, virtio-mmio |
 //! | [`oprofile`] | the profiling device's worker, and the collector that writes the session |
 //! | `signals` | SIGINT and its like as events |
 
+pub mod acpi;
 pub mod boot;
 pub mod bus;
 pub mod cli;

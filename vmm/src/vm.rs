@@ -15,8 +15,9 @@ use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::acpi;
 use crate::boot::cmdline::{self, CmdlineError, MmioDevice};
-use crate::boot::{BootError, BootFiles};
+use crate::boot::{BootError, BootFiles, Entry};
 use crate::bus::Overlap;
 use crate::config::{MAX_VCPUS, OprofileDevConfig, OptionError, VmConfig};
 use crate::cpu::{self, Buses, EndReport, GuestEnd, SetupError, Vcpu, VcpuThreads};
@@ -172,16 +173,25 @@ pub fn run(
         &[]
     };
     let device_id = settings.as_ref().map(|(_, id)| *id);
-    let cmdline = cmdline::build(&config.cmdline, config.cpus, windows, device_id)?;
     let socket = oprofile.and_then(|option| option.socket.as_deref());
     let listener = socket.map(Listener::bind).transpose()?;
     let files = BootFiles::read(config)?;
     let placement = files.place(layout)?;
+    let entry = files.entry();
+    let cmdline = if entry.by_acpi() {
+        cmdline::build(&config.cmdline, None, &[], None)?
+    } else {
+        cmdline::build(&config.cmdline, Some(config.cpus), windows, device_id)?
+    };
+    let machine = acpi::Machine {
+        cpus,
+        devices: windows,
+    };
 
     let kvm = kvm::open(Path::new(kvm::DEVICE))?;
     let memory = Arc::new(layout.reserve()?);
     let vm = kvm::create_vm(&kvm, &memory)?;
-    let entry = files.load(&memory, &placement, &cmdline)?;
+    files.load(&memory, &placement, &cmdline, machine)?;
     let mut buses = legacy_devices(&vm)?;
     let profiling = match (settings, oprofile) {
         (Some((settings, id)), Some(option)) => {
@@ -208,7 +218,7 @@ fn run_vcpus(
     kvm: &Kvm,
     vm: &VmFd,
     cpus: u8,
-    entry: u32,
+    entry: Entry,
     buses: Buses,
     profiling: Option<Profiling>,
     sender: Sender<Event>,
@@ -287,6 +297,10 @@ fn legacy_devices(vm: &VmFd) -> Result<Buses, VmError> {
     ports.insert(
         range(power::PM1A_CONTROL, power::PM1A_BYTES),
         Arc::new(power::PowerControl),
+    )?;
+    ports.insert(
+        range(power::SLEEP_CONTROL, power::SLEEP_BYTES),
+        Arc::new(power::SleepControl),
     )?;
     ports.insert(
         range(power::I8042, power::I8042_BYTES),

@@ -5,6 +5,7 @@ mod cargo;
 mod fuzz;
 mod kvm_tests;
 mod lab;
+mod linux;
 mod machine;
 mod probe;
 mod repo;

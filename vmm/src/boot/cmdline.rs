@@ -29,18 +29,19 @@ pub enum CmdlineError {
     },
 }
 
-/// Appends to the user's `words` what the guest must know: `cpus=`, each device's `virtio_mmio.device=` and the profiling
-/// device's id.
+/// Appends to the user's `words` what a guest without ACPI must know: `cpus=`, each device's `virtio_mmio.device=` and the
+/// profiling device's id.
 ///
 /// # Errors
 /// When the whole is longer than [`MAX_CMDLINE`], or `words` are not printable ASCII.
 pub fn build(
     words: &str,
-    cpus: u16,
+    cpus: Option<u16>,
     devices: &[MmioDevice],
     oprofile_id: Option<u32>,
 ) -> Result<Cmdline, CmdlineError> {
-    let mut parts = vec![words.to_owned(), format!("cpus={cpus}")];
+    let mut parts = vec![words.to_owned()];
+    parts.extend(cpus.map(|cpus| format!("cpus={cpus}")));
     for MmioDevice { address, gsi } in devices {
         parts.push(format!("virtio_mmio.device=4K@{address:#x}:{gsi}"));
     }
@@ -69,7 +70,7 @@ mod tests {
     };
 
     fn text(words: &str, devices: &[MmioDevice], id: Option<u32>) -> String {
-        let cmdline = build(words, 2, devices, id).unwrap();
+        let cmdline = build(words, Some(2), devices, id).unwrap();
         cmdline.as_cstring().unwrap().into_string().unwrap()
     }
 
@@ -88,14 +89,14 @@ mod tests {
 
     #[test]
     fn too_long_a_line_is_refused() {
-        assert!(build(&"x".repeat(MAX_CMDLINE), 1, &[], None).is_err());
+        assert!(build(&"x".repeat(MAX_CMDLINE), None, &[], None).is_err());
         // Room for the user's words, not for the machine's.
-        assert!(build(&"x".repeat(MAX_CMDLINE - 3), 1, &[], None).is_err());
+        assert!(build(&"x".repeat(MAX_CMDLINE - 3), Some(1), &[], None).is_err());
     }
 
     #[test]
     fn unprintable_words_are_refused() {
-        assert!(build("a\nb", 1, &[], None).is_err());
-        assert!(build("ä", 1, &[], None).is_err());
+        assert!(build("a\nb", None, &[], None).is_err());
+        assert!(build("ä", None, &[], None).is_err());
     }
 }

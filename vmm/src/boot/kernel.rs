@@ -7,6 +7,8 @@ use object::elf::{self, FileHeader64, NoteType, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use thiserror::Error;
 
+use super::bzimage::{self, BzImage};
+use super::entry::Entry;
 use crate::memory::LOW_END;
 
 /// Note type of the 32-bit PVH entry (Xen's `elfnote.h`); the note's name is "Xen".
@@ -15,18 +17,29 @@ const XEN_ELFNOTE_PHYS32_ENTRY: NoteType = NoteType(18);
 /// Why a kernel cannot be booted.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KernelError {
-    /// No ELF file at all.
-    #[error("It is no ELF file; give an uncompressed kernel (vmlinux, not bzImage)")]
-    NotElf,
+    /// Neither of the two kinds.
+    #[error("It is neither a Linux kernel image (vmlinuz, bzImage) nor an ELF file (vmlinux)")]
+    UnknownKind,
     /// An ELF file for another machine.
     #[error("It is an ELF file, but not a 64-bit x86 executable")]
     Machine,
     /// Headers or segments reach beyond the end of the file.
     #[error("It is truncated: {0} reaches beyond the end of the file; copy or build it again")]
     Truncated(&'static str),
-    /// There is no PVH entry point.
-    #[error("It has no PVH entry note (XEN_ELFNOTE_PHYS32_ENTRY); build it with CONFIG_PVH=y")]
-    NoPvhNote,
+    /// An ELF file with no way in.
+    #[error(
+        "It has no PVH entry note (CONFIG_PVH=y brings one), and its 64-bit entry {0:#x} is not in a segment with code"
+    )]
+    NoEntry(u64),
+    /// A kernel image that must be entered in 16- or 32-bit mode.
+    #[error(
+        "It has no 64-bit entry (boot protocol {}.{}); a 64-bit Linux of 3.8 or later is needed",
+        version >> 8, version & 0xff
+    )]
+    No64BitEntry {
+        /// Its boot protocol: major and minor number, a byte each.
+        version: u16,
+    },
     /// Nothing would be loaded.
     #[error("It has no loadable segment")]
     Empty,
@@ -39,8 +52,19 @@ pub enum KernelError {
 #[derive(Clone, Debug)]
 pub struct KernelImage {
     bytes: Cow<'static, [u8]>,
-    entry: u32,
+    kind: KernelKind,
     end: u64,
+}
+
+/// How a kernel is loaded and entered.
+#[derive(Clone, Copy, Debug)]
+pub enum KernelKind {
+    /// An ELF file with a 32-bit PVH entry at this GPA.
+    Pvh(u32),
+    /// An ELF file that is entered at this GPA by Linux's 64-bit protocol.
+    Elf64(u64),
+    /// Linux's compressed image.
+    BzImage(BzImage),
 }
 
 impl KernelImage {
@@ -49,24 +73,15 @@ impl KernelImage {
     /// # Errors
     /// When it is no bootable kernel.
     pub fn new(bytes: Cow<'static, [u8]>) -> Result<Self, KernelError> {
-        if !bytes.starts_with(&elf::ELFMAG) {
-            return Err(KernelError::NotElf);
-        }
-        let header_size = size_of::<FileHeader64<LittleEndian>>();
-        if bytes.len() < header_size {
-            return Err(KernelError::Truncated("the ELF header"));
-        }
-        let data: &[u8] = &bytes;
-        let header = FileHeader64::<LittleEndian>::parse(data).map_err(|_| KernelError::Machine)?;
-        let endian = header.endian().map_err(|_| KernelError::Machine)?;
-        if header.e_machine.get(endian) != elf::EM_X86_64 {
-            return Err(KernelError::Machine);
-        }
-        let segments = header
-            .program_headers(endian, data)
-            .map_err(|_| KernelError::Truncated("the program header table"))?;
-        let (entry, end) = (pvh_entry(segments, data)?, loaded_end(segments, data)?);
-        Ok(Self { bytes, entry, end })
+        let (kind, end) = if bytes.starts_with(&elf::ELFMAG) {
+            elf_kind(&bytes)?
+        } else if bzimage::is_bzimage(&bytes) {
+            let image = BzImage::parse(&bytes)?;
+            (KernelKind::BzImage(image), image.end)
+        } else {
+            return Err(KernelError::UnknownKind);
+        };
+        Ok(Self { bytes, kind, end })
     }
 
     /// The file.
@@ -74,18 +89,72 @@ impl KernelImage {
         &self.bytes
     }
 
-    /// Physical address of the PVH entry.
-    pub const fn entry(&self) -> u32 {
-        self.entry
+    /// How it is loaded.
+    pub const fn kind(&self) -> &KernelKind {
+        &self.kind
     }
 
-    /// Physical address behind the last byte that the kernel occupies, its bss included.
+    /// Where and how it is entered.
+    pub const fn entry(&self) -> Entry {
+        match &self.kind {
+            KernelKind::Pvh(entry) => Entry::Pvh(*entry),
+            KernelKind::Elf64(entry) => Entry::Linux(*entry),
+            KernelKind::BzImage(image) => Entry::Linux(image.entry()),
+        }
+    }
+
+    /// GPA behind the last byte that the kernel occupies, its bss included.
     pub const fn end(&self) -> u64 {
         self.end
     }
+
+    /// Highest GPA behind an initrd that it can use.
+    pub fn initrd_limit(&self) -> u64 {
+        match &self.kind {
+            KernelKind::BzImage(image) => u64::from(image.header.initrd_addr_max).saturating_add(1),
+            KernelKind::Pvh(_) | KernelKind::Elf64(_) => u64::MAX,
+        }
+    }
 }
 
-fn pvh_entry(segments: &[ProgramHeader64<LittleEndian>], data: &[u8]) -> Result<u32, KernelError> {
+fn elf_kind(data: &[u8]) -> Result<(KernelKind, u64), KernelError> {
+    if data.len() < size_of::<FileHeader64<LittleEndian>>() {
+        return Err(KernelError::Truncated("the ELF header"));
+    }
+    let header = FileHeader64::<LittleEndian>::parse(data).map_err(|_| KernelError::Machine)?;
+    let endian = header.endian().map_err(|_| KernelError::Machine)?;
+    if header.e_machine.get(endian) != elf::EM_X86_64 {
+        return Err(KernelError::Machine);
+    }
+    let segments = header
+        .program_headers(endian, data)
+        .map_err(|_| KernelError::Truncated("the program header table"))?;
+    let end = loaded_end(segments, data)?;
+    let kind = match pvh_entry(segments, data)? {
+        Some(entry) => KernelKind::Pvh(entry),
+        None => KernelKind::Elf64(elf_entry(header.e_entry.get(endian), segments)?),
+    };
+    Ok((kind, end))
+}
+
+/// Linux has the physical address of its entry in the header.
+fn elf_entry(entry: u64, segments: &[ProgramHeader64<LittleEndian>]) -> Result<u64, KernelError> {
+    segments
+        .iter()
+        .any(|segment| {
+            let start = segment.p_paddr(LittleEndian);
+            segment.p_type(LittleEndian) == elf::PT_LOAD
+                && segment.p_flags(LittleEndian).contains(elf::PF_X)
+                && (start..start.saturating_add(segment.p_filesz(LittleEndian))).contains(&entry)
+        })
+        .then_some(entry)
+        .ok_or(KernelError::NoEntry(entry))
+}
+
+fn pvh_entry(
+    segments: &[ProgramHeader64<LittleEndian>],
+    data: &[u8],
+) -> Result<Option<u32>, KernelError> {
     for segment in segments {
         let truncated = |_| KernelError::Truncated("the note segment");
         let Some(mut notes) = segment.notes(LittleEndian, data).map_err(truncated)? else {
@@ -98,11 +167,11 @@ fn pvh_entry(segments: &[ProgramHeader64<LittleEndian>], data: &[u8]) -> Result<
             }
             // Four bytes suffice for a 32-bit address; Linux writes eight.
             if let Some(entry) = note.desc().first_chunk() {
-                return Ok(u32::from_le_bytes(*entry));
+                return Ok(Some(u32::from_le_bytes(*entry)));
             }
         }
     }
-    Err(KernelError::NoPvhNote)
+    Ok(None)
 }
 
 fn loaded_end(segments: &[ProgramHeader64<LittleEndian>], data: &[u8]) -> Result<u64, KernelError> {
@@ -147,14 +216,21 @@ pub(crate) mod tests {
     #[test]
     fn entry_and_end_are_found() {
         let image = KernelImage::new(kernel(&[0xf4; 10], true).into()).unwrap();
-        assert_eq!(u64::from(image.entry()), LOAD);
+        assert_eq!(image.entry(), Entry::Pvh(u32::try_from(LOAD).unwrap()));
         assert_eq!(image.end(), LOAD + 10);
     }
 
     #[test]
-    fn what_is_no_elf_file_is_refused() {
-        assert_eq!(refused(b"#!/bin/sh\n".to_vec()), KernelError::NotElf);
-        assert_eq!(refused(Vec::new()), KernelError::NotElf);
+    fn what_is_no_kernel_is_refused() {
+        assert_eq!(refused(b"#!/bin/sh\n".to_vec()), KernelError::UnknownKind);
+        assert_eq!(refused(Vec::new()), KernelError::UnknownKind);
+    }
+
+    #[test]
+    fn linux_image_is_entered_by_its_64_bit_entry() {
+        let image = KernelImage::new(bzimage::tests::image(0x1000).into()).unwrap();
+        assert_eq!(image.entry(), Entry::Linux(0x10_0200));
+        assert_eq!(image.end(), 0x10_8000);
     }
 
     #[test]
@@ -180,8 +256,16 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_kernel_without_a_pvh_note_is_refused() {
-        assert_eq!(refused(kernel(&[0], false)), KernelError::NoPvhNote);
+    fn elf_file_without_a_pvh_note_is_entered_where_its_header_says_if_code_is_there() {
+        let mut file = kernel(&[0xf4; 10], false);
+        let mut enter = |entry: u64| {
+            file[24..32].copy_from_slice(&entry.to_le_bytes());
+            KernelImage::new(file.clone().into())
+        };
+        assert_eq!(enter(LOAD + 3).unwrap().entry(), Entry::Linux(LOAD + 3));
+        for outside in [0, LOAD - 1, LOAD + 10, u64::MAX] {
+            assert_eq!(enter(outside).unwrap_err(), KernelError::NoEntry(outside));
+        }
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! From files to a guest that can be entered.
 
+mod bzimage;
 pub mod cmdline;
 mod embedded;
+mod entry;
 mod kernel;
+mod linux;
+pub mod map;
 pub mod pvh;
 
 use std::borrow::Cow;
@@ -15,8 +19,10 @@ use linux_loader::loader::{Elf, KernelLoader, load_cmdline};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-pub use kernel::{KernelError, KernelImage};
+pub use entry::Entry;
+pub use kernel::{KernelError, KernelImage, KernelKind};
 
+use crate::acpi;
 use crate::config::{Source, VmConfig};
 use crate::memory::Layout;
 
@@ -71,8 +77,14 @@ pub enum BootError {
     #[error("Cannot load the kernel into guest memory")]
     Load(#[source] linux_loader::loader::Error),
     /// As [`BootError::Load`].
+    #[error("Cannot write the kernel into guest memory")]
+    Image(#[source] vm_memory::GuestMemoryError),
+    /// As [`BootError::Load`].
     #[error("Cannot write the boot information into guest memory")]
     Parameters(#[source] linux_loader::configurator::Error),
+    /// ACPI tables.
+    #[error("Cannot describe the machine to the guest")]
+    Acpi(#[source] acpi::TableError),
     /// As [`BootError::Load`].
     #[error("Cannot write the initrd into guest memory")]
     Initrd(#[source] vm_memory::GuestMemoryError),
@@ -105,6 +117,11 @@ impl BootFiles {
         Ok(Self { kernel, initrd })
     }
 
+    /// Where and how the kernel is entered.
+    pub fn entry(&self) -> Entry {
+        self.kernel.entry()
+    }
+
     /// The initrd.
     pub fn initrd(&self) -> Option<&[u8]> {
         self.initrd.as_deref()
@@ -123,6 +140,7 @@ impl BootFiles {
             let size = initrd.len() as u64;
             // As high as it goes, so that the kernel can use what follows it.
             let start = available
+                .min(self.kernel.initrd_limit())
                 .checked_sub(size)
                 .map(|start| start - start % PAGE);
             start
@@ -139,28 +157,46 @@ impl BootFiles {
         })
     }
 
-    /// Writes kernel, initrd and boot structures into guest memory; returns the GPA of the entry.
+    /// Writes kernel, initrd, boot structures and ACPI tables into guest memory.
     ///
     /// # Errors
-    /// When `memory` is not the one that `placement` was made for.
+    /// When `memory` is not the one that `placement` was made for, or the tables do not fit.
     pub fn load(
         &self,
         memory: &GuestMemoryMmap,
         placement: &Placement,
         cmdline: &Cmdline,
-    ) -> Result<u32, BootError> {
-        Elf::load(memory, None, &mut Cursor::new(self.kernel.bytes()), None)
-            .map_err(BootError::Load)?;
-        load_cmdline(memory, GuestAddress(pvh::CMDLINE), cmdline).map_err(BootError::Load)?;
+        machine: acpi::Machine<'_>,
+    ) -> Result<(), BootError> {
+        acpi::write(memory, machine).map_err(BootError::Acpi)?;
+        load_cmdline(memory, GuestAddress(map::CMDLINE), cmdline).map_err(BootError::Load)?;
         let initrd = self.initrd.as_deref().zip(placement.initrd);
         if let Some((bytes, address)) = initrd {
             memory
                 .write_slice(bytes, address)
                 .map_err(BootError::Initrd)?;
         }
-        let module = initrd.map(|(bytes, address)| (address, bytes.len() as u64));
-        pvh::write(memory, placement.layout, module).map_err(BootError::Parameters)?;
-        Ok(self.kernel.entry())
+        let initrd = initrd.map(|(bytes, address)| (address, bytes.len() as u64));
+        let layout = placement.layout;
+        let mut file = Cursor::new(self.kernel.bytes());
+        match self.kernel.kind() {
+            KernelKind::Pvh(_) => {
+                Elf::load(memory, None, &mut file, None).map_err(BootError::Load)?;
+                pvh::write(memory, layout, initrd)
+            }
+            KernelKind::Elf64(entry) => {
+                Elf::load(memory, None, &mut file, None).map_err(BootError::Load)?;
+                linux::write(memory, layout, None, *entry, initrd)
+            }
+            KernelKind::BzImage(image) => {
+                let code = self.kernel.bytes().get(image.code..).unwrap_or_default();
+                memory
+                    .write_slice(code, GuestAddress(image.load))
+                    .map_err(BootError::Image)?;
+                linux::write(memory, layout, Some(image.header), image.load, initrd)
+            }
+        }
+        .map_err(BootError::Parameters)
     }
 }
 
@@ -183,6 +219,11 @@ fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, BootError> {
 mod tests {
     use super::*;
     use vm_memory::GuestMemoryBackend;
+
+    const MACHINE: acpi::Machine<'_> = acpi::Machine {
+        cpus: 1,
+        devices: &[],
+    };
 
     fn files(code: usize, initrd: Option<usize>) -> BootFiles {
         BootFiles {
@@ -209,9 +250,9 @@ mod tests {
         let layout = Layout::new(4 << 20).unwrap();
         let memory = layout.reserve().unwrap();
         let placement = files.place(layout).unwrap();
-        let cmdline = cmdline::build("init=x", 1, &[], None).unwrap();
-        let entry = files.load(&memory, &placement, &cmdline).unwrap();
-        assert_eq!(entry, 0x10_0000);
+        let cmdline = cmdline::build("init=x", Some(1), &[], None).unwrap();
+        files.load(&memory, &placement, &cmdline, MACHINE).unwrap();
+        assert_eq!(files.entry(), Entry::Pvh(0x10_0000));
         assert_eq!(
             memory.read_obj::<u8>(GuestAddress(0x10_0063)).unwrap(),
             0x90
@@ -227,10 +268,30 @@ mod tests {
         );
         let mut line = [0; 14];
         memory
-            .read_slice(&mut line, GuestAddress(pvh::CMDLINE))
+            .read_slice(&mut line, GuestAddress(map::CMDLINE))
             .unwrap();
         assert_eq!(&line, b"init=x cpus=1\0");
         assert_eq!(memory.last_addr().0, (4 << 20) - 1);
+    }
+
+    #[test]
+    fn linux_image_lies_where_its_header_wants_it() {
+        let image = BootFiles {
+            kernel: KernelImage::new(bzimage::tests::image(0x1000).into()).unwrap(),
+            initrd: None,
+        };
+        let layout = Layout::new(4 << 20).unwrap();
+        let memory = layout.reserve().unwrap();
+        let placement = image.place(layout).unwrap();
+        let cmdline = cmdline::build("quiet", None, &[], None).unwrap();
+        image.load(&memory, &placement, &cmdline, MACHINE).unwrap();
+        let code: u8 = memory.read_obj(GuestAddress(0x10_0fff)).unwrap();
+        assert_eq!(code, 0x90);
+        let mut pointer = [0; 8];
+        memory
+            .read_slice(&mut pointer, GuestAddress(acpi::RSDP))
+            .unwrap();
+        assert_eq!(&pointer, b"RSD PTR ");
     }
 
     #[test]
@@ -293,7 +354,7 @@ mod tests {
         assert!(matches!(
             error,
             BootError::Kernel {
-                source: KernelError::NotElf,
+                source: KernelError::UnknownKind,
                 ..
             }
         ));

@@ -10,7 +10,9 @@ use linux_loader::loader::elf::start_info::{
 };
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use crate::memory::{LOW_END, Layout};
+use super::map::{self, CMDLINE};
+use crate::acpi;
+use crate::memory::Layout;
 
 /// `hvm_start_info`.
 pub const START_INFO: u64 = 0x6000;
@@ -18,14 +20,8 @@ pub const START_INFO: u64 = 0x6000;
 const MODULES: u64 = 0x6800;
 /// The memory map.
 const MEMORY_MAP: u64 = 0x7000;
-/// The command line.
-pub const CMDLINE: u64 = 0x2_0000;
-
-/// End of conventional memory; video memory and ROMs are above it on a PC, so guests leave that alone.
-const CONVENTIONAL_END: u64 = 0xa_0000;
 
 const START_MAGIC: u32 = 0x336e_c578;
-const RAM: u32 = 1;
 
 const CR0_PE: u64 = 1;
 /// Fixed to 1 on every processor since the 486.
@@ -33,18 +29,16 @@ const CR0_ET: u64 = 1 << 4;
 /// Bit 1 of RFLAGS is always 1 (Intel SDM vol. 1, 3.4.3).
 const RFLAGS_FIXED: u64 = 1 << 1;
 
-/// The memory map that the guest is told.
-pub fn memory_map(layout: Layout) -> Vec<hvm_memmap_table_entry> {
-    let mut ranges = layout.ranges();
-    ranges[0].start = LOW_END;
-    ranges.insert(0, 0..CONVENTIONAL_END);
-    let entry = |range: std::ops::Range<u64>| hvm_memmap_table_entry {
-        addr: range.start,
-        size: range.end - range.start,
-        type_: RAM,
-        reserved: 0,
-    };
-    ranges.into_iter().map(entry).collect()
+fn memory_map(layout: Layout) -> Vec<hvm_memmap_table_entry> {
+    map::ranges(layout)
+        .into_iter()
+        .map(|range| hvm_memmap_table_entry {
+            addr: range.start,
+            size: range.end - range.start,
+            type_: range.kind,
+            reserved: 0,
+        })
+        .collect()
 }
 
 /// Writes the start info, memory map and module list; the command line lies at [`CMDLINE`] already. `initrd` is its GPA
@@ -74,6 +68,7 @@ pub fn write(
         nr_modules: count(modules.len()),
         modlist_paddr: if modules.is_empty() { 0 } else { MODULES },
         cmdline_paddr: CMDLINE,
+        rsdp_paddr: acpi::RSDP,
         memmap_paddr: MEMORY_MAP,
         memmap_entries: count(map.len()),
         ..Default::default()
@@ -144,23 +139,23 @@ pub fn enter_protected_mode(registers: &mut kvm_sregs) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{HIGH_START, HOLE_START};
+    use crate::memory::{HIGH_START, HOLE_START, LOW_END};
     use vm_memory::Bytes;
 
-    fn ranges(size: u64) -> Vec<(u64, u64)> {
-        let map = memory_map(Layout::new(size).unwrap());
-        assert!(map.iter().all(|entry| entry.type_ == RAM));
-        map.iter().map(|entry| (entry.addr, entry.size)).collect()
-    }
-
     #[test]
-    fn memory_map_leaves_out_video_memory_and_the_hole() {
-        let low = (0, CONVENTIONAL_END);
-        assert_eq!(ranges(256 << 20), [low, (LOW_END, 255 << 20)]);
-        assert_eq!(
-            ranges(HOLE_START + 0x2000),
-            [low, (LOW_END, HOLE_START - LOW_END), (HIGH_START, 0x2000)]
-        );
+    fn memory_map_leaves_out_video_memory_tables_and_the_hole() {
+        let map = memory_map(Layout::new(HOLE_START + 0x2000).unwrap());
+        let ram: Vec<_> = map
+            .iter()
+            .filter(|entry| entry.type_ == 1)
+            .map(|entry| (entry.addr, entry.size))
+            .collect();
+        let expected = [
+            (0, 0xa_0000),
+            (LOW_END, HOLE_START - LOW_END),
+            (HIGH_START, 0x2000),
+        ];
+        assert_eq!(ram, expected);
     }
 
     #[test]
@@ -171,7 +166,7 @@ mod tests {
         let info: hvm_start_info = memory.read_obj(GuestAddress(START_INFO)).unwrap();
         assert_eq!((info.magic, info.version), (START_MAGIC, 1));
         assert_eq!(info.cmdline_paddr, CMDLINE);
-        assert_eq!((info.memmap_paddr, info.memmap_entries), (MEMORY_MAP, 2));
+        assert_eq!((info.memmap_paddr, info.memmap_entries), (MEMORY_MAP, 3));
         assert_eq!((info.modlist_paddr, info.nr_modules), (MODULES, 1));
         let module: hvm_modlist_entry = memory.read_obj(GuestAddress(MODULES)).unwrap();
         assert_eq!((module.paddr, module.size), (0x3f_0000, 77));

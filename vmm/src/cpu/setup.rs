@@ -6,7 +6,7 @@ use thiserror::Error;
 use vmm_sys_util::errno;
 
 use super::cpuid::{self, Machine};
-use crate::boot::pvh;
+use crate::boot::Entry;
 
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
 /// Fast string operations, as firmware leaves it.
@@ -37,7 +37,7 @@ fn kvm(what: &'static str) -> impl FnOnce(errno::Error) -> SetupError {
 ///
 /// # Errors
 /// When KVM refuses.
-pub fn create(kvm_fd: &Kvm, vm: &VmFd, cpus: u8, entry: u32) -> Result<Vec<VcpuFd>, SetupError> {
+pub fn create(kvm_fd: &Kvm, vm: &VmFd, cpus: u8, entry: Entry) -> Result<Vec<VcpuFd>, SetupError> {
     let supported = kvm_fd
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(kvm("tell what CPUID it supports"))?;
@@ -80,11 +80,11 @@ fn configure(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), SetupError> {
     Ok(())
 }
 
-fn enter(vcpu: &VcpuFd, entry: u32) -> Result<(), SetupError> {
+fn enter(vcpu: &VcpuFd, entry: Entry) -> Result<(), SetupError> {
     let mut special = vcpu.get_sregs().map_err(kvm("read the system registers"))?;
-    pvh::enter_protected_mode(&mut special);
+    entry.enter(&mut special);
     vcpu.set_sregs(&special)
         .map_err(kvm("set the system registers"))?;
-    vcpu.set_regs(&pvh::registers(entry))
+    vcpu.set_regs(&entry.registers())
         .map_err(kvm("set the registers"))
 }

@@ -1,4 +1,5 @@
-//! Power-off by the ACPI PM1a control register where q35 has it, and reset by the keyboard controller.
+//! Power-off by ACPI's sleep control register, or by the PM1a control register where q35 has it, and reset by the keyboard
+//! controller.
 
 use crate::bus::{BusDevice, Effect};
 use crate::cpu::GuestEnd;
@@ -7,6 +8,15 @@ use crate::cpu::GuestEnd;
 pub const PM1A_CONTROL: u16 = 0x604;
 /// The register's width in bytes.
 pub const PM1A_BYTES: u16 = 2;
+
+/// Port of the sleep control register (ACPI 6.5, 4.8.3.7), where the PM1 event block of other machines is.
+pub const SLEEP_CONTROL: u16 = 0x600;
+/// Port of the sleep status register behind it.
+pub const SLEEP_STATUS: u16 = 0x601;
+/// Number of both.
+pub const SLEEP_BYTES: u16 = 2;
+/// SLP_EN of the sleep control register. S5 is the only state that the tables offer.
+const SLEEP_CONTROL_ENABLE: u8 = 1 << 5;
 
 /// Ports of the keyboard controller: data, the system port between, command and status.
 pub const I8042: u16 = 0x60;
@@ -18,8 +28,29 @@ const SLEEP_ENABLE: u16 = 1 << 13;
 
 /// Offset of the keyboard controller's command register.
 const COMMAND: u64 = 4;
+/// Port of that register.
+pub const I8042_COMMAND: u16 = I8042 + COMMAND as u16;
 /// Command: pulse the reset line.
-const PULSE_RESET: u8 = 0xfe;
+pub const PULSE_RESET: u8 = 0xfe;
+
+/// The registers of ACPI's hardware-reduced profile.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SleepControl;
+
+impl BusDevice for SleepControl {
+    fn read(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Effect {
+        match data {
+            [value] if offset == 0 && value & SLEEP_CONTROL_ENABLE != 0 => {
+                Effect::End(GuestEnd::PowerOff)
+            }
+            _ => Effect::None,
+        }
+    }
+}
 
 /// The PM1a control register.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,6 +103,15 @@ mod tests {
     fn other_writes_to_power_control_do_nothing() {
         for (offset, data) in [(0, &[0, 0x10][..]), (0, &[0x20]), (1, &[0x20]), (0, &[])] {
             assert_eq!(PowerControl.write(offset, data), Effect::None);
+        }
+    }
+
+    #[test]
+    fn sleep_control_powers_off_when_enabled() {
+        let off = SleepControl.write(0, &[5 << 2 | 1 << 5]);
+        assert_eq!(off, Effect::End(GuestEnd::PowerOff));
+        for (offset, data) in [(0, &[5 << 2][..]), (1, &[1 << 5]), (0, &[1 << 5, 0])] {
+            assert_eq!(SleepControl.write(offset, data), Effect::None);
         }
     }
 

@@ -13,12 +13,16 @@ use super::lab::ChoiceArguments;
 use crate::Failure;
 use crate::cargo;
 use crate::lab::LabError;
+use crate::linux;
 use crate::machine::{self, Job, Machine, MachineError, shown};
 use crate::repo;
 use crate::step::{Step, note};
 
 /// How much longer than its programs the virtual machine may take, booting and the lab included.
 const EXTRA_TIME: Duration = Duration::from_secs(90);
+
+/// Memory of the Debian guest, whose files are all in memory.
+const LINUX_MEMORY: &str = "768M";
 
 /// How often the guest is run in the lab.
 const LAB_ATTEMPTS: u32 = 4;
@@ -44,6 +48,9 @@ pub struct Arguments {
     /// What the guest's init runs.
     #[arg(long, value_name = "NAME", default_value = "mix", value_parser = scenario_name)]
     scenario: String,
+    /// A Debian guest with programs from packages instead of the tiny one.
+    #[arg(long, conflicts_with = "scenario")]
+    linux: bool,
 }
 
 fn scenario_name(name: &str) -> Result<String, String> {
@@ -85,16 +92,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     })?;
     let session = share.join("session");
     let vmm = binaries.join("oprofile-vmm");
-    let words = [
-        "run".to_owned(),
-        format!("--cpus={}", arguments.cpus),
-        format!(
-            "--cmdline=init={}:{}",
-            arguments.scenario,
-            arguments.seconds * 1_000
-        ),
-        format!("--oprofile-dev=session=/mnt/session,hz={}", arguments.hz),
-    ];
+    let words = if arguments.linux {
+        linux_words(arguments)?
+    } else {
+        tiny_words(arguments)
+    };
     note(format_args!(
         "running {} {} (/mnt is {} here)",
         shown(&vmm),
@@ -116,9 +118,45 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         &session,
         &["--symbols", "--merge=cpu", "--threshold=0.5"],
     )?;
-    measure(&arguments.scenario, &session).map_err(Failure::new)?;
+    if !arguments.linux {
+        measure(&arguments.scenario, &session).map_err(Failure::new)?;
+    }
     how_to_go_on(&binaries, &session);
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the VMM is told for the tiny guest.
+fn tiny_words(arguments: &Arguments) -> Vec<String> {
+    vec![
+        "run".to_owned(),
+        format!("--cpus={}", arguments.cpus),
+        format!(
+            "--cmdline=init={}:{}",
+            arguments.scenario,
+            arguments.seconds * 1_000
+        ),
+        format!("--oprofile-dev=session=/mnt/session,hz={}", arguments.hz),
+    ]
+}
+
+/// What the VMM is told for the Debian guest, which is fetched and built now if need be.
+fn linux_words(arguments: &Arguments) -> Result<Vec<String>, Failure> {
+    let guest = linux::prepare().map_err(Failure::new)?;
+    Ok(vec![
+        "run".to_owned(),
+        format!("--kernel={}", guest.kernel.display()),
+        format!("--initrd={}", guest.initrd.display()),
+        format!("--memory={LINUX_MEMORY}"),
+        format!("--cpus={}", arguments.cpus),
+        format!(
+            "--cmdline=console=ttyS0 quiet panic=-1 tsc=reliable mix={}",
+            arguments.seconds
+        ),
+        format!(
+            "--oprofile-dev=session=/mnt/session,hz={},callgraph=8",
+            arguments.hz
+        ),
+    ])
 }
 
 /// Runs the guest; again, a few times, when the lab's emulation fails it (docs/lab.md).

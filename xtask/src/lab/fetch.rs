@@ -73,7 +73,7 @@ pub fn busybox(cache: &Path) -> Result<PathBuf, FetchError> {
     let home = cache.join("busybox");
     if !home.exists() {
         let step = Step::begin("fetching busybox-static with apt-get (the lab's first process)");
-        download("busybox-static", &home)?;
+        download(&["busybox-static"], &home)?;
         step.done();
     }
     ["bin/busybox", "usr/bin/busybox"]
@@ -86,23 +86,27 @@ pub fn busybox(cache: &Path) -> Result<PathBuf, FetchError> {
         })
 }
 
-/// A kernel, unpacked below `cache` now if need be: Debian's own, in its newest build when it is fetched.
+/// The lab's kernel, unpacked below `cache` now if need be: Debian's own, in its newest build when it is fetched.
 ///
 /// Not a newer series that apt may offer as well: 6.12 froze or oopsed in the emulated machine about once in ten guests.
 pub fn kernel(cache: &Path) -> Result<Kernel, FetchError> {
-    let home = cache.join("kernel");
+    kernel_of(KERNEL_META_PACKAGE, &cache.join("kernel"))
+}
+
+/// The kernel that `meta_package` depends on, unpacked to `home` now if need be.
+pub fn kernel_of(meta_package: &str, home: &Path) -> Result<Kernel, FetchError> {
     if !home.exists() {
-        let package = match newest_kernel_package()? {
+        let package = match newest_kernel_package(meta_package)? {
             Some(package) => package,
             None => {
                 apt::update()?;
-                newest_kernel_package()?.ok_or(FetchError::NoKernelPackage)?
+                newest_kernel_package(meta_package)?.ok_or(FetchError::NoKernelPackage)?
             }
         };
         let step = Step::begin(format_args!(
-            "fetching {package} with apt-get (a kernel with kvm_amd; unpacked, not installed)"
+            "fetching {package} with apt-get (unpacked, not installed)"
         ));
-        download(&package, &home)?;
+        download(&[&package], home)?;
         step.done();
     }
     let missing = |wanted| FetchError::Content {
@@ -135,10 +139,9 @@ pub fn kernel(cache: &Path) -> Result<Kernel, FetchError> {
 /// Depends on the newest kernel of the distribution's own series.
 const KERNEL_META_PACKAGE: &str = "linux-image-amd64";
 
-fn newest_kernel_package() -> Result<Option<String>, FetchError> {
+fn newest_kernel_package(meta_package: &str) -> Result<Option<String>, FetchError> {
     need("apt-cache")?;
-    let list =
-        capture(Command::new("apt-cache").args(["depends", "--important", KERNEL_META_PACKAGE]));
+    let list = capture(Command::new("apt-cache").args(["depends", "--important", meta_package]));
     match list {
         Ok(list) => Ok(dependency(&list).map(str::to_owned)),
         // apt-cache fails when it has no list that names the package.
@@ -154,8 +157,8 @@ fn dependency(list: &str) -> Option<&str> {
         .find(|package| package.starts_with("linux-image-"))
 }
 
-/// Downloads `package` and unpacks it to `home`, which appears only when it is complete.
-fn download(package: &str, home: &Path) -> Result<(), FetchError> {
+/// Downloads packages and unpacks them to `home`, which appears only when it is complete.
+pub fn download(packages: &[&str], home: &Path) -> Result<(), FetchError> {
     need("dpkg-deb")?;
     let parent = home.parent().unwrap_or(Path::new("."));
     let scratch = tempfile::Builder::new()
@@ -164,25 +167,28 @@ fn download(package: &str, home: &Path) -> Result<(), FetchError> {
         .map_err(FetchError::cache(parent))?;
     with_fresh_lists(|| {
         // apt would drop to a user that may not write here.
-        apt_get(
-            scratch.path(),
-            &["-o", "APT::Sandbox::User=root", "download", package],
-        )
+        let words = ["-o", "APT::Sandbox::User=root", "download"];
+        apt_get(scratch.path(), &[&words, packages].concat())
     })?;
-    let archive = entries(scratch.path())?
+    let archives: Vec<PathBuf> = entries(scratch.path())?
         .into_iter()
-        .find(|path| path.extension() == Some(OsStr::new("deb")))
-        .ok_or_else(|| FetchError::Content {
-            package: package.to_owned(),
+        .filter(|path| path.extension() == Some(OsStr::new("deb")))
+        .collect();
+    if archives.len() != packages.len() {
+        return Err(FetchError::Content {
+            package: packages.join(", "),
             wanted: ".deb file",
-        })?;
+        });
+    }
     let unpacked = scratch.path().join("unpacked");
-    capture(
-        Command::new("dpkg-deb")
-            .arg("-x")
-            .arg(&archive)
-            .arg(&unpacked),
-    )?;
+    for archive in &archives {
+        capture(
+            Command::new("dpkg-deb")
+                .arg("-x")
+                .arg(archive)
+                .arg(&unpacked),
+        )?;
+    }
     fs::set_permissions(&unpacked, fs::Permissions::from_mode(0o755))
         .and_then(|()| fs::rename(&unpacked, home))
         .map_err(FetchError::cache(home))

@@ -3,9 +3,9 @@
 //! QEMU emulates an AMD processor with SVM; a Debian kernel in it loads `kvm_amd`; the host's root,
 //! read-only over 9p, makes every program of the host usable there. See `docs/lab.md`.
 
-mod fetch;
+pub mod fetch;
 mod initramfs;
-mod modules;
+pub mod modules;
 mod qemu;
 mod script;
 
@@ -251,7 +251,7 @@ fn build_initramfs(
     }
     let step = Step::begin("lab: packing an initramfs (busybox and the kernel's modules)");
     let busybox = fs::read(busybox).map_err(LabError::file(busybox))?;
-    let modules = modules::gather(&kernel.modules)?;
+    let modules = modules::gather(&kernel.modules, &modules::WANTED)?;
     let unfinished = path.with_extension("unfinished");
     File::create(&unfinished)
         .and_then(|file| initramfs::write(io::BufWriter::new(file), &busybox, &modules))

@@ -63,15 +63,15 @@ pub struct Module {
     pub image: Vec<u8>,
 }
 
-/// The modules below `tree` (a `lib/modules/VERSION` directory) that the lab needs, in load order.
-pub fn gather(tree: &Path) -> Result<Vec<Module>, ModuleError> {
+/// The modules below `tree` (a `lib/modules/VERSION` directory) that are `wanted` and those they need, in load order.
+pub fn gather(tree: &Path, wanted: &[&str]) -> Result<Vec<Module>, ModuleError> {
     let builtin_list = tree.join("modules.builtin");
     let builtin = parse_builtin(&read_text(&builtin_list)?);
     let mut files = HashMap::new();
     index(&tree.join("kernel"), &mut files)?;
 
     let mut images = HashMap::new();
-    let order = load_order(&WANTED, |name| {
+    let order = load_order(wanted, |name| {
         if builtin.contains(name) {
             return Ok(None);
         }

@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The virtio driver: finds the device, introduces this kernel, follows the host's wishes. */
+
+#include <linux/cpuhotplug.h>
+#include <linux/delay.h>
+#include <linux/mod_devicetable.h>
+#include <linux/module.h>
+#include <linux/notifier.h>
+#include <linux/reboot.h>
+#include <linux/slab.h>
+#include <linux/version.h>
+#include <linux/virtio_config.h>
+
+#include "virtio_oprofile.h"
+
+static unsigned int device_id = OPROFILE_DEFAULT_DEVICE_ID;
+module_param(device_id, uint, 0444);
+MODULE_PARM_DESC(device_id, "virtio device type, as the host's --oprofile-dev id=");
+
+/* How often a full queue is looked at again before its last counters are given up. */
+#define POST_ATTEMPTS 100
+
+/* The one device; requests of notifiers and CPUs go there. */
+static struct oprofile_device *the_device;
+static enum cpuhp_state hotplug_state;
+
+static int check(struct virtio_device *vdev, const struct oprofile_config *config)
+{
+	u32 bytes = le32_to_cpu(config->sample_buffer_bytes);
+
+	if (le32_to_cpu(config->magic) != OPROFILE_CONFIG_MAGIC) {
+		dev_err(&vdev->dev, "not a profiling device (magic %#x); check device_id\n",
+			le32_to_cpu(config->magic));
+		return -ENODEV;
+	}
+	if (le32_to_cpu(config->version) != OPROFILE_PROTOCOL_VERSION) {
+		dev_err(&vdev->dev, "the device speaks version %u of the protocol, this driver %u\n",
+			le32_to_cpu(config->version), OPROFILE_PROTOCOL_VERSION);
+		return -EPROTONOSUPPORT;
+	}
+	if (!config->vcpus || le32_to_cpu(config->vcpus) > OPROFILE_MAX_VCPUS || !config->period_ns ||
+	    bytes < OPROFILE_MIN_BUFFER_BYTES || bytes > OPROFILE_MAX_BUFFER_BYTES || bytes % 8) {
+		dev_err(&vdev->dev, "a setting of the device is out of range\n");
+		return -ERANGE;
+	}
+	return 0;
+}
+
+static int read_settings(struct oprofile_device *dev)
+{
+	struct oprofile_config config = { 0 };
+	int error;
+
+	/* All of one generation; what lies behind it is for writing. */
+	virtio_cread_bytes(dev->vdev, 0, &config, OPROFILE_CONFIG_FLUSH_DOORBELL);
+	error = check(dev->vdev, &config);
+	if (error)
+		return error;
+	dev->settings = (struct settings){
+		.capabilities = le64_to_cpu(config.capabilities),
+		.vcpus = le32_to_cpu(config.vcpus),
+		.enabled = config.enable,
+		.period_ns = le64_to_cpu(config.period_ns),
+		.backtrace_depth = le32_to_cpu(config.backtrace_depth),
+		.cpu_buffer_entries = le32_to_cpu(config.cpu_buffer_entries),
+		.sample_buffer_bytes = le32_to_cpu(config.sample_buffer_bytes),
+	};
+	return 0;
+}
+
+/* The clocks have stopped: everything is posted, and the device has seen it. */
+static void quiesce(struct oprofile_device *dev)
+{
+	int attempts;
+	u32 cpu;
+
+	for (cpu = 0; cpu < dev->vcpus; cpu++)
+		for (attempts = 0; !cpu_buffer_post_everything(dev, cpu) && attempts < POST_ATTEMPTS;
+		     attempts++)
+			msleep(10);
+	mutex_lock(&dev->control_lock);
+	request_start(dev);
+	request_submit(dev, OPROFILE_KIND_QUIESCED, 0);
+	mutex_unlock(&dev->control_lock);
+}
+
+static void stop(struct oprofile_device *dev)
+{
+	clock_stop();
+	cpu_buffers_activate(dev, false, 0);
+	if (dev->ready)
+		quiesce(dev);
+}
+
+static void follow_settings(struct work_struct *work)
+{
+	struct oprofile_device *dev = container_of(work, struct oprofile_device, config_work);
+	u32 bytes = dev->settings.sample_buffer_bytes;
+	u32 depth;
+
+	/* Sizes of buffers stay as they were. */
+	if (!dev->ready || read_settings(dev))
+		return;
+	dev->settings.sample_buffer_bytes = bytes;
+	depth = dev->capabilities & OPROFILE_CAPABILITY_BACKTRACE ? dev->settings.backtrace_depth : 0;
+	if (dev->settings.enabled) {
+		cpu_buffers_activate(dev, true, depth);
+		clock_run(dev->settings.period_ns);
+	} else {
+		stop(dev);
+	}
+}
+
+static void config_changed(struct virtio_device *vdev)
+{
+	struct oprofile_device *dev = vdev->priv;
+
+	schedule_work(&dev->config_work);
+}
+
+static int find_queues(struct oprofile_device *dev)
+{
+	u32 count = 1 + dev->vcpus, i;
+	int error = -ENOMEM;
+	struct virtio_device *vdev = dev->vdev;
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 11, 0)
+	struct virtqueue_info *info = kcalloc(count, sizeof(*info), GFP_KERNEL);
+
+	dev->queues = kcalloc(count, sizeof(*dev->queues), GFP_KERNEL);
+	if (info && dev->queues) {
+		for (i = 0; i < count; i++) {
+			info[i].name = i ? "samples" : "control";
+			info[i].callback = i ? NULL : control_answered;
+		}
+		error = virtio_find_vqs(vdev, count, dev->queues, info, NULL);
+	}
+	kfree(info);
+#else
+	const char **names = kcalloc(count, sizeof(*names), GFP_KERNEL);
+	vq_callback_t **callbacks = kcalloc(count, sizeof(*callbacks), GFP_KERNEL);
+
+	dev->queues = kcalloc(count, sizeof(*dev->queues), GFP_KERNEL);
+	if (names && callbacks && dev->queues) {
+		for (i = 0; i < count; i++) {
+			names[i] = i ? "samples" : "control";
+			callbacks[i] = i ? NULL : control_answered;
+		}
+		error = virtio_find_vqs(vdev, count, dev->queues, callbacks, names, NULL);
+	}
+	kfree(callbacks);
+	kfree(names);
+#endif
+	/* Sample queues are looked at when something is posted. */
+	for (i = 1; !error && i < count; i++)
+		virtqueue_disable_cb(dev->queues[i]);
+	return error;
+}
+
+static int cpu_state(struct oprofile_device *dev, u32 cpu, bool online)
+{
+	struct oprofile_cpu_state state = {
+		.vcpu = cpu_to_le32(cpu),
+		.online = cpu_to_le32(online),
+	};
+	int error;
+
+	mutex_lock(&dev->control_lock);
+	request_start(dev);
+	request_push(dev, &state, sizeof(state));
+	error = request_submit(dev, OPROFILE_KIND_CPU_STATE, 0);
+	mutex_unlock(&dev->control_lock);
+	return error;
+}
+
+static int cpu_comes(unsigned int cpu)
+{
+	cpu_state(the_device, cpu, true);
+	clock_cpu_online(cpu);
+	return 0;
+}
+
+static int cpu_goes(unsigned int cpu)
+{
+	clock_cpu_offline(cpu);
+	if (cpu < the_device->vcpus)
+		cpu_buffer_post_everything(the_device, cpu);
+	cpu_state(the_device, cpu, false);
+	return 0;
+}
+
+static int module_changed(struct notifier_block *block, unsigned long state, void *data)
+{
+	struct oprofile_device *dev = the_device;
+	struct module *module = data;
+
+	if (!dev->ready || (state != MODULE_STATE_COMING && state != MODULE_STATE_GOING))
+		return NOTIFY_DONE;
+	mutex_lock(&dev->control_lock);
+	if (state == MODULE_STATE_GOING) {
+		symbols_send_modules(dev, NULL, module);
+	} else if (!symbols_send_modules(dev, module, NULL)) {
+		if (dev->capabilities & OPROFILE_CAPABILITY_KERNEL_SYMBOLS)
+			symbols_send_module(dev, module);
+	}
+	mutex_unlock(&dev->control_lock);
+	return NOTIFY_OK;
+}
+
+static struct notifier_block module_notifier = { .notifier_call = module_changed };
+
+static int before_reboot(struct notifier_block *block, unsigned long code, void *unused)
+{
+	stop(the_device);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block reboot_notifier = { .notifier_call = before_reboot };
+
+static int introduce(struct oprofile_device *dev)
+{
+	int error;
+
+	mutex_lock(&dev->control_lock);
+	error = describe_hello(dev);
+	if (!error)
+		error = symbols_send_modules(dev, NULL, NULL);
+	if (!error && dev->capabilities & OPROFILE_CAPABILITY_KERNEL_SYMBOLS) {
+		error = symbols_send_kernel(dev);
+		if (!error)
+			error = symbols_send_all_modules(dev);
+	}
+	mutex_unlock(&dev->control_lock);
+	return error;
+}
+
+static void free_device(struct oprofile_device *dev)
+{
+	cpu_buffers_free(dev);
+	control_free(dev);
+	kfree(dev->queues);
+	kfree(dev);
+}
+
+static int probe(struct virtio_device *vdev)
+{
+	struct oprofile_device *dev;
+	int error;
+
+	if (the_device)
+		return -EBUSY;
+	dev = kzalloc(sizeof(*dev), GFP_KERNEL);
+	if (!dev)
+		return -ENOMEM;
+	dev->vdev = vdev;
+	vdev->priv = dev;
+	INIT_WORK(&dev->config_work, follow_settings);
+	error = read_settings(dev);
+	if (error)
+		goto free;
+	dev->vcpus = min(dev->settings.vcpus, nr_cpu_ids);
+	error = control_init(dev);
+	if (error)
+		goto free;
+	error = find_queues(dev);
+	if (error)
+		goto free;
+	error = cpu_buffers_init(dev);
+	if (error)
+		goto queues;
+	virtio_device_ready(vdev);
+	error = introduce(dev);
+	if (error)
+		goto reset;
+	the_device = dev;
+	error = hooks_init(dev);
+	if (error)
+		goto forget;
+	error = clock_init(dev);
+	if (error)
+		goto hooks;
+	error = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "virtio/oprofile:online", cpu_comes,
+				  cpu_goes);
+	if (error < 0)
+		goto clock;
+	hotplug_state = error;
+	register_module_notifier(&module_notifier);
+	register_reboot_notifier(&reboot_notifier);
+	dev->ready = true;
+	schedule_work(&dev->config_work);
+	dev_info(&vdev->dev, "profiling device: %u sample queues, %s flush doorbell\n", dev->vcpus,
+		 dev->capabilities & OPROFILE_CAPABILITY_FLUSH_DOORBELL ? "a" : "no");
+	return 0;
+
+clock:
+	clock_exit();
+hooks:
+	hooks_exit();
+forget:
+	the_device = NULL;
+reset:
+	dev->dead = true;
+	virtio_reset_device(vdev);
+queues:
+	vdev->config->del_vqs(vdev);
+free:
+	cancel_work_sync(&dev->config_work);
+	free_device(dev);
+	return error;
+}
+
+static void remove(struct virtio_device *vdev)
+{
+	struct oprofile_device *dev = vdev->priv;
+
+	unregister_reboot_notifier(&reboot_notifier);
+	unregister_module_notifier(&module_notifier);
+	cancel_work_sync(&dev->config_work);
+	stop(dev);
+	dev->ready = false;
+	cpuhp_remove_state(hotplug_state);
+	clock_exit();
+	hooks_exit();
+	virtio_reset_device(vdev);
+	dev->dead = true;
+	cancel_work_sync(&dev->config_work);
+	vdev->config->del_vqs(vdev);
+	the_device = NULL;
+	free_device(dev);
+}
+
+static ssize_t statistics_show(struct device *device, struct device_attribute *attribute, char *text)
+{
+	struct oprofile_device *dev = dev_to_virtio(device)->priv;
+	struct cpu_counters sum;
+
+	if (!dev || !dev->ready)
+		return -ENODEV;
+	cpu_buffers_count(dev, &sum);
+	return sysfs_emit(text,
+			  "received %llu\nlost %llu\naborted %llu\ninvalid %llu\nposted %llu\nkicks %llu\ndoorbells %llu\n",
+			  sum.received, sum.lost, sum.aborted, sum.invalid, sum.posted, sum.kicks,
+			  sum.doorbells);
+}
+static DEVICE_ATTR_RO(statistics);
+
+static struct attribute *driver_attrs[] = { &dev_attr_statistics.attr, NULL };
+ATTRIBUTE_GROUPS(driver);
+
+/* The first entry follows the parameter. */
+static struct virtio_device_id id_table[] = {
+	{ OPROFILE_DEFAULT_DEVICE_ID, VIRTIO_DEV_ANY_ID },
+	{ 0 },
+};
+MODULE_DEVICE_TABLE(virtio, id_table);
+
+static struct virtio_driver driver = {
+	.driver.name = DRIVER_NAME,
+	.driver.dev_groups = driver_groups,
+	.id_table = id_table,
+	.probe = probe,
+	.remove = remove,
+	.config_changed = config_changed,
+};
+
+static int __init start(void)
+{
+	id_table[0].device = device_id;
+	return register_virtio_driver(&driver);
+}
+module_init(start);
+
+static void __exit finish(void)
+{
+	unregister_virtio_driver(&driver);
+}
+module_exit(finish);
+
+MODULE_DESCRIPTION("Guest agent of the paravirtual profiling device");
+MODULE_LICENSE("GPL");

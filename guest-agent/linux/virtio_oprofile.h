@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The parts of the driver and what they are to each other.
+ *
+ *   clock ──> cpu_buffer ──> sample queue of the CPU ──> device
+ *   hooks ──> cpu_buffer (posts), doorbell
+ *   driver ──> control queue: hello (describe), CPUs, modules and symbols, quiesced
+ */
+#ifndef VIRTIO_OPROFILE_H
+#define VIRTIO_OPROFILE_H
+
+#include <linux/completion.h>
+#include <linux/mutex.h>
+#include <linux/types.h>
+#include <linux/virtio.h>
+#include <linux/workqueue.h>
+
+#include "oprofile_wire.h"
+
+#define DRIVER_NAME "virtio_oprofile"
+
+/* Capabilities that this driver uses where they are offered. */
+#define USED_CAPABILITIES                                             \
+	(OPROFILE_CAPABILITY_FLUSH_DOORBELL | OPROFILE_CAPABILITY_BACKTRACE | \
+	 OPROFILE_CAPABILITY_KERNEL_SYMBOLS)
+
+/* Longest call chain, whatever the host asks for: bounds the time in the timer's interrupt. */
+#define MAX_BACKTRACE_DEPTH 64u
+
+/* What the host wants; of one configuration generation. */
+struct settings {
+	u64 capabilities;
+	u32 vcpus;
+	bool enabled;
+	u64 period_ns;
+	u32 backtrace_depth;
+	u32 cpu_buffer_entries;
+	u32 sample_buffer_bytes;
+};
+
+struct cpu_buffer;
+
+/* The device: there is one at most. */
+struct oprofile_device {
+	struct virtio_device *vdev;
+	struct settings settings;
+	/* In force since hello; 0 before. */
+	u64 capabilities;
+	/* CPUs that have a queue: 0 to vcpus - 1. */
+	u32 vcpus;
+	bool ready;
+	/* A CPU offline or the device gone: nothing is posted or asked any more. */
+	bool dead;
+	struct virtqueue **queues;
+	struct work_struct config_work;
+
+	/* The control queue: one request at a time. */
+	struct mutex control_lock;
+	struct completion answered;
+	struct oprofile_response *response;
+	u8 *request;
+	u32 request_used;
+
+	struct cpu_buffer *buffers;
+};
+
+/* cpu_buffer.c: a CPU's sample buffers, and OProfile's rules of writing them. */
+struct cpu_counters {
+	u64 received, lost, aborted, invalid, posted, kicks, doorbells;
+};
+
+int cpu_buffers_init(struct oprofile_device *dev);
+void cpu_buffers_free(struct oprofile_device *dev);
+void cpu_buffer_sample(struct oprofile_device *dev, struct pt_regs *regs);
+void cpu_buffer_idle(struct oprofile_device *dev);
+void cpu_buffers_activate(struct oprofile_device *dev, bool active, u32 depth);
+bool cpu_buffer_post_everything(struct oprofile_device *dev, u32 cpu);
+/* Posts what CPU's buffers hold of an address space, with a note of what becomes of it; whether there was any. */
+bool cpu_buffer_post_space(struct oprofile_device *dev, u32 cpu, u64 mm, u64 note);
+bool cpu_buffers_hold(struct oprofile_device *dev, u64 mm);
+void cpu_buffers_count(struct oprofile_device *dev, struct cpu_counters *sum);
+
+/* backtrace.c: offers return addresses, nearest caller first, until `frame` refuses one. */
+struct tracer {
+	bool (*frame)(struct tracer *tracer, u64 pc);
+};
+void backtrace_walk(struct pt_regs *regs, u32 depth, struct tracer *tracer);
+
+/* clock.c: a timer on each CPU that rests while the CPU idles. */
+int clock_init(struct oprofile_device *dev);
+void clock_exit(void);
+void clock_run(u64 period_ns);
+void clock_stop(void);
+void clock_cpu_online(u32 cpu);
+void clock_cpu_offline(u32 cpu);
+
+/* hooks.c: what the device must know before mappings go away. */
+int hooks_init(struct oprofile_device *dev);
+void hooks_exit(void);
+
+/* control.c: requests. The caller holds control_lock. */
+int control_init(struct oprofile_device *dev);
+void control_free(struct oprofile_device *dev);
+void control_answered(struct virtqueue *vq);
+void request_start(struct oprofile_device *dev);
+/* Appends to the payload; false when there is no room. */
+bool request_push(struct oprofile_device *dev, const void *bytes, u32 length);
+int request_submit(struct oprofile_device *dev, u16 kind, u32 flags);
+
+/* describe.c */
+int describe_hello(struct oprofile_device *dev);
+
+/* btf.c: offsets of a structure's members, from the running kernel's type information. */
+int btf_offsets(const char *structure, const char *const *members, u32 *offsets, u32 count);
+
+/* symbols.c */
+void symbols_image_range(u64 *start, u64 *end);
+int symbols_send_kernel(struct oprofile_device *dev);
+int symbols_send_modules(struct oprofile_device *dev, const struct module *coming,
+			 const struct module *going);
+int symbols_send_module(struct oprofile_device *dev, const struct module *module);
+int symbols_send_all_modules(struct oprofile_device *dev);
+
+#endif

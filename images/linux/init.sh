@@ -1,0 +1,64 @@
+#!/bin/busybox sh
+# The first process of the Debian guest: loads the agent, runs the programs for a while, powers off.
+#
+# Kernel command line: mix=SECONDS (default 8).
+/bin/busybox --install -s /bin 2>/dev/null
+export PATH=/usr/bin:/bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmp /tmp
+
+fail() {
+	echo "guest: $*"
+	poweroff -f
+}
+
+while read -r module; do
+	insmod "/modules/$module.ko" || fail "cannot load $module"
+done </modules/order
+insmod /modules/virtio_oprofile.ko || fail "cannot load virtio_oprofile"
+statistics=$(echo /sys/bus/virtio/drivers/virtio_oprofile/virtio*/statistics)
+[ -r "$statistics" ] || fail "there is no profiling device"
+
+seconds=8
+for word in $(cat /proc/cmdline); do
+	case $word in mix=*) seconds=${word#mix=} ;; esac
+done
+echo "guest: Linux $(uname -r), $(nproc) vCPUs, programs run for $seconds s"
+end=$(($(date +%s) + seconds))
+milliseconds=$((seconds * 1000))
+
+# Each program again and again, or as long as it is told to.
+until_end() {
+	while [ "$(date +%s)" -lt $end ]; do
+		"$@" >/dev/null 2>&1 || echo "guest: $1 failed"
+	done
+}
+
+shares $milliseconds &
+throws $milliseconds &
+export PYTHONHOME=/usr
+until_end pyhost -S -c '
+import json, re
+text = json.dumps([{"n": n, "s": str(n) * 3} for n in range(400)])
+words = re.findall(r"[0-9]+", text)
+print(sum(map(int, words)), len(sorted(words)))' &
+until_end sh -c 'gzip -c /bin/busybox' &
+until_end perl -e 'my %h; $h{$_ % 97} .= "x" x 10 for 1 .. 20000; print scalar keys %h' &
+until_end sqlite3 :memory: 'with recursive c(x) as (select 1 union all select x + 1 from c where x < 20000) select sum(x * x) from c' &
+# Short-lived processes.
+until_end sh -c ':' &
+# A program in memory only, and one that is deleted while it runs.
+cp /usr/bin/shares /tmp/moved
+(/tmp/moved $milliseconds &)
+cp /usr/bin/shares /tmp/deleted
+(/tmp/deleted $milliseconds &)
+sleep 1
+rm /tmp/deleted
+wait
+
+echo "guest: the agent has counted"
+sed 's/^/guest:   /' "$statistics"
+rmmod virtio_oprofile || fail "cannot unload virtio_oprofile"
+poweroff -f

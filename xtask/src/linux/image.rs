@@ -1,0 +1,91 @@
+//! The guest's initramfs.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+
+use super::LinuxError;
+use super::archive::Archive;
+use super::programs::Programs;
+use crate::lab::fetch::Kernel;
+use crate::lab::modules::{self, Module};
+use crate::repo;
+
+/// The guest's first process.
+const INIT: &str = "images/linux/init.sh";
+
+/// Modules of the kernel that the guest loads before ours.
+const WANTED: [&str; 1] = ["virtio_mmio"];
+
+/// Parts of packages that no program needs.
+const LEFT_OUT: [&str; 8] = [
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/lintian",
+    "usr/share/gdb",
+    "usr/lib/python3.11/test",
+    "usr/lib/python3.11/pydoc_data",
+    "usr/lib/python3.11/lib2to3",
+    "usr/lib/x86_64-linux-gnu/gconv",
+];
+
+/// Writes the initramfs and returns its path. Not compressed: an emulated processor would pay for that.
+pub fn pack(
+    cache: &Path,
+    kernel: &Kernel,
+    module: &Path,
+    programs: &Programs,
+) -> Result<PathBuf, LinuxError> {
+    let modules = modules::gather(&kernel.modules, &WANTED)?;
+    let init = repo::root().join(INIT);
+    let path = cache.join("initramfs.cpio");
+    let unfinished = path.with_extension("unfinished");
+    File::create(&unfinished)
+        .and_then(|file| write(BufWriter::new(file), &init, &modules, module, programs))
+        .and_then(|()| fs::rename(&unfinished, &path))
+        .map_err(LinuxError::file(&path))?;
+    Ok(path)
+}
+
+fn write(
+    to: impl io::Write,
+    init: &Path,
+    modules: &[Module],
+    module: &Path,
+    programs: &Programs,
+) -> io::Result<()> {
+    let mut archive = Archive::new(to);
+    for directory in ["dev", "mnt", "proc", "sys", "tmp"] {
+        archive.directory(Path::new(directory))?;
+    }
+    archive.file(Path::new("init"), 0o755, &fs::read(init)?)?;
+    archive.file(
+        Path::new("bin/busybox"),
+        0o755,
+        &fs::read(&programs.busybox)?,
+    )?;
+    let mut order = String::new();
+    for Module { name, image } in modules {
+        archive.file(
+            &Path::new("modules").join(format!("{name}.ko")),
+            0o644,
+            image,
+        )?;
+        order.push_str(name);
+        order.push('\n');
+    }
+    archive.file(Path::new("modules/order"), 0o644, order.as_bytes())?;
+    archive.file(
+        Path::new("modules/virtio_oprofile.ko"),
+        0o644,
+        &fs::read(module)?,
+    )?;
+    for program in &programs.compiled {
+        let name = program.file_name().unwrap_or_default();
+        archive.file(&Path::new("usr/bin").join(name), 0o755, &fs::read(program)?)?;
+    }
+    archive.tree(&programs.packages, &|path| {
+        LEFT_OUT.iter().any(|left_out| path.starts_with(left_out))
+    })?;
+    archive.finish()
+}

@@ -1,0 +1,136 @@
+//! Builds the guest agent's kernel module against packaged headers, which are unpacked, not installed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::LinuxError;
+use crate::apt;
+use crate::lab::fetch;
+use crate::repo;
+use crate::step::Step;
+use crate::tail;
+
+/// The module's sources in the repository.
+const SOURCES: &str = "guest-agent/linux";
+/// The module's file.
+const MODULE: &str = "virtio_oprofile.ko";
+/// Lines of a failed build that are shown.
+const SHOWN_LINES: usize = 30;
+/// The compiler that Debian's kernels of this series are built with.
+const COMPILER: &str = "gcc-12";
+
+/// The module for kernel `version`, built now if its sources changed.
+pub fn build(cache: &Path, version: &str, headers: &Path) -> Result<PathBuf, LinuxError> {
+    apt::program("make", "make", "it builds kernel modules")?;
+    apt::program(COMPILER, COMPILER, "it compiles kernel modules")?;
+    let place = cache.join("module");
+    copy_changed(&repo::root().join(SOURCES), &place)?;
+    let step = Step::begin(format_args!("building the guest's module for {version}"));
+    make(headers, &place, version)?;
+    step.done();
+    Ok(place.join(MODULE))
+}
+
+/// The headers of a kernel and what builds with them, in one tree below which they believe to be `/usr/src`.
+pub fn headers(cache: &Path, version: &str) -> Result<PathBuf, LinuxError> {
+    let home = cache.join(format!("headers-{version}"));
+    let sources = home.join("usr/src");
+    if !home.exists() {
+        let (abi, series) = names(version);
+        let common = format!("linux-headers-{abi}-common");
+        let own = format!("linux-headers-{version}");
+        let kbuild = format!("linux-kbuild-{series}");
+        let step = Step::begin(format_args!("fetching {own} with apt-get"));
+        // Kbuild's objtool is linked with libelf.
+        fetch::download(&[&own, &common, &kbuild, "libelf1"], &home)?;
+        step.done();
+    }
+    let tree = sources.join(format!("linux-headers-{version}"));
+    for file in ["Makefile", ".kernelvariables"] {
+        let path = tree.join(file);
+        let text = fs::read_to_string(&path).map_err(LinuxError::file(&path))?;
+        let moved = text.replace(
+            "include /usr/src",
+            &format!("include {}", sources.display()),
+        );
+        if moved != text {
+            fs::write(&path, moved).map_err(LinuxError::file(&path))?;
+        }
+    }
+    Ok(tree)
+}
+
+/// Of `6.1.0-48-cloud-amd64` the parts `6.1.0-48` and `6.1` that other packages are named by.
+fn names(version: &str) -> (String, String) {
+    let abi: Vec<&str> = version.split('-').take(2).collect();
+    let series: Vec<&str> = version.split('.').take(2).collect();
+    (abi.join("-"), series.join("."))
+}
+
+/// Copies the files that differ, so that kbuild builds no more than it must.
+fn copy_changed(from: &Path, to: &Path) -> Result<(), LinuxError> {
+    fs::create_dir_all(to).map_err(LinuxError::file(to))?;
+    for entry in fs::read_dir(from).map_err(LinuxError::file(from))? {
+        let path = entry.map_err(LinuxError::file(from))?.path();
+        let (true, Some(name)) = (path.is_file(), path.file_name()) else {
+            continue;
+        };
+        let target = to.join(name);
+        let contents = fs::read(&path).map_err(LinuxError::file(&path))?;
+        if fs::read(&target).ok().as_ref() != Some(&contents) {
+            fs::write(&target, contents).map_err(LinuxError::file(&target))?;
+        }
+    }
+    Ok(())
+}
+
+fn make(headers: &Path, place: &Path, version: &str) -> Result<(), LinuxError> {
+    let libraries = headers.join("../../lib/x86_64-linux-gnu");
+    // kbuild does not notice another kernel.
+    let built_for = place.join("built-for");
+    if fs::read_to_string(&built_for).ok().as_deref() != Some(version) {
+        run_make(headers, place, &libraries, "clean")?;
+        fs::write(&built_for, version).map_err(LinuxError::file(&built_for))?;
+    }
+    run_make(headers, place, &libraries, "modules")
+}
+
+fn run_make(
+    headers: &Path,
+    place: &Path,
+    libraries: &Path,
+    target: &str,
+) -> Result<(), LinuxError> {
+    let mut command = Command::new("make");
+    command
+        .arg("-s")
+        .arg("-C")
+        .arg(headers)
+        .arg(format!("M={}", place.display()))
+        .arg("KCFLAGS=-Werror")
+        .arg(target)
+        .env("LD_LIBRARY_PATH", libraries)
+        .stdin(Stdio::null());
+    let shown = format!("make -C {} {target}", headers.display());
+    let output = command.output().map_err(LinuxError::file(headers))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    Err(LinuxError::Build {
+        command: shown,
+        output: tail(&text, SHOWN_LINES),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_named_by_parts_of_the_version() {
+        let (abi, series) = names("6.1.0-48-cloud-amd64");
+        assert_eq!((&abi[..], &series[..]), ("6.1.0-48", "6.1"));
+    }
+}
