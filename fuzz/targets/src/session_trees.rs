@@ -436,6 +436,7 @@ impl Wanted {
         let (include, exclude) = self.filter.split_at(self.filter.len() / 2);
         let kind = kinds[usize::from(self.kind) % kinds.len()];
         let xml = self.flag(1);
+        let accumulated = self.flag(7) && kind != Kind::Summary && !xml;
         Options {
             kind,
             xml,
@@ -449,7 +450,8 @@ impl Wanted {
             // Half of what does not go together is not asked, for it is refused at once.
             show_address: self.flag(5) && kind != Kind::Summary,
             debug_info: self.flag(6) && kind != Kind::Summary,
-            accumulated: self.flag(7) && kind != Kind::Summary && !xml,
+            accumulated,
+            json: self.flag(15) && kind != Kind::CallGraph && !xml && !accumulated,
             global_percent: self.flag(8) && matches!(kind, Kind::Details | Kind::CallGraph) && !xml,
             sort: self
                 .sort
@@ -506,6 +508,9 @@ fn check_report(places: &Places, specification: &Specification, wanted: &Wanted)
     };
     if options.xml {
         check_xml(&text);
+    }
+    if options.json {
+        serde_json::from_str::<serde_json::Value>(&text).expect("a report is JSON");
     }
     assert_eq!(
         make(places, specification, &options),

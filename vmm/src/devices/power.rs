@@ -29,7 +29,7 @@ const SLEEP_ENABLE: u16 = 1 << 13;
 /// Offset of the keyboard controller's command register.
 const COMMAND: u64 = 4;
 /// Port of that register.
-pub const I8042_COMMAND: u16 = I8042 + COMMAND as u16;
+pub const I8042_COMMAND: u16 = I8042 + 4;
 /// Command: pulse the reset line.
 pub const PULSE_RESET: u8 = 0xfe;
 
