@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # The first process of the Debian guest: loads the agent, runs the programs for a while, powers off.
 #
-# Kernel command line: mix=SECONDS (default 8).
+# Kernel command line: mix=SECONDS (default 8), only=PROGRAM for one part of the mix.
 /bin/busybox --install -s /bin 2>/dev/null
 export PATH=/usr/bin:/bin
 mount -t proc proc /proc
@@ -22,8 +22,12 @@ statistics=$(echo /sys/bus/virtio/drivers/virtio_oprofile/virtio*/statistics)
 [ -r "$statistics" ] || fail "there is no profiling device"
 
 seconds=8
+only=
 for word in $(cat /proc/cmdline); do
-	case $word in mix=*) seconds=${word#mix=} ;; esac
+	case $word in
+	mix=*) seconds=${word#mix=} ;;
+	only=*) only=${word#only=} ;;
+	esac
 done
 echo "guest: Linux $(uname -r), $(nproc) vCPUs, programs run for $seconds s"
 end=$(($(date +%s) + seconds))
@@ -36,26 +40,33 @@ until_end() {
 	done
 }
 
-shares $milliseconds &
-throws $milliseconds &
-export PYTHONHOME=/usr
-until_end pyhost -S -c '
+wanted() {
+	[ -z "$only" ] || [ "$only" = "$1" ]
+}
+
+wanted shares && shares $milliseconds &
+wanted throws && throws $milliseconds &
+wanted python && PYTHONHOME=/usr until_end pyhost -S -c '
 import json, re
 text = json.dumps([{"n": n, "s": str(n) * 3} for n in range(400)])
 words = re.findall(r"[0-9]+", text)
 print(sum(map(int, words)), len(sorted(words)))' &
-until_end sh -c 'gzip -c /bin/busybox' &
-until_end perl -e 'my %h; $h{$_ % 97} .= "x" x 10 for 1 .. 20000; print scalar keys %h' &
-until_end sqlite3 :memory: 'with recursive c(x) as (select 1 union all select x + 1 from c where x < 20000) select sum(x * x) from c' &
-# Short-lived processes.
-until_end sh -c ':' &
+wanted gzip && until_end gzip -c /bin/busybox &
+wanted perl && until_end perl -e 'my %h; $h{$_ % 97} .= "x" x 10 for 1 .. 20000; print scalar keys %h' &
+wanted sqlite && until_end sqlite3 :memory: 'with recursive c(x) as (select 1 union all select x + 1 from c where x < 20000) select sum(x * x) from c' &
+# Short-lived processes, and libraries that come and go in one that stays.
+wanted storm && until_end brief 40 &
+wanted storm && until_end brief 60 &
+wanted plugin && plugin $milliseconds &
 # A program in memory only, and one that is deleted while it runs.
-cp /usr/bin/shares /tmp/moved
-(/tmp/moved $milliseconds &)
-cp /usr/bin/shares /tmp/deleted
-(/tmp/deleted $milliseconds &)
-sleep 1
-rm /tmp/deleted
+if wanted files; then
+	cp /usr/bin/shares /tmp/moved
+	/tmp/moved $milliseconds &
+	cp /usr/bin/shares /tmp/deleted
+	/tmp/deleted $milliseconds &
+	sleep 1
+	rm /tmp/deleted
+fi
 wait
 
 echo "guest: the agent has counted"

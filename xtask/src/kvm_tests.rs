@@ -11,13 +11,13 @@
 //!
 //! so that a plain `cargo test` leaves it alone. `cargo xtask test` builds all of them and runs each test function in a process
 //! of its own, all in one boot of the machine. They find `OPROFILE_KVM` (`hardware` or `lab`), `OPROFILE_BIN` (the directory of
-//! the release programs) and `OPROFILE_SHARE` (a writable directory) set.
+//! the release programs), `OPROFILE_LINUX_KERNEL` and `OPROFILE_LINUX_INITRD` (a Debian guest) and `OPROFILE_SHARE` (a writable
+//! directory) set.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -113,11 +113,12 @@ impl Case<'_> {
     }
 }
 
-/// Runs every test on `machine`, in one boot of it; when the lab goes down, the rest in another one.
+/// Runs every test on `machine`, in one boot of it; when the lab goes down, the rest in another one. `environment` is what they
+/// find set besides.
 pub fn run(
     machine: &Machine,
     programs: &[TestProgram],
-    binaries: &Path,
+    environment: &[(OsString, OsString)],
 ) -> Result<(bool, Tally), KvmTestError> {
     let mut waiting = Vec::new();
     for program in programs {
@@ -132,7 +133,7 @@ pub fn run(
     let tests = waiting.len();
     let mut tally = Tally::default();
     while !waiting.is_empty() {
-        let down = boot(machine, &waiting, binaries)?;
+        let down = boot(machine, &waiting, environment)?;
         take_results(&mut waiting, &read_results()?, &mut tally);
         let Some(error) = down else {
             break;
@@ -184,12 +185,11 @@ fn listed(text: &str) -> Vec<String> {
 fn boot(
     machine: &Machine,
     cases: &[Case<'_>],
-    binaries: &Path,
+    environment: &[(OsString, OsString)],
 ) -> Result<Option<LabError>, KvmTestError> {
     let script = script(cases);
     let mut job = Job::new(["sh".as_ref(), "-c".as_ref(), script.as_os_str()]);
-    job.environment
-        .push(("OPROFILE_BIN".into(), binaries.into()));
+    job.environment.extend_from_slice(environment);
     job.limit = BOOT_LIMIT;
     match fs::remove_file(job.share.join(RESULTS)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -278,6 +278,7 @@ mod tests {
     use super::*;
     use crate::cargo::{Package, Target};
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     fn metadata(name: &str, test: bool) -> Metadata {
         Metadata {

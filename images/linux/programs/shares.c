@@ -44,12 +44,12 @@ int main(int argc, char **argv)
 	uint64_t end = now_ms() + (argc > 1 ? strtoull(argv[1], NULL, 10) : 1000);
 	uint64_t random = 1, sum = 0;
 
-	while (now_ms() < end) {
+	do {
 		/* Rounds of unequal length, which fall in step with nothing. */
 		uint64_t unit = 200 + (random >> 33) % 400;
 
 		random = random * 6364136223846793005ull + 1442695040888963407ull;
 		sum += hot(60 * unit) + warm(30 * unit) + cool(10 * unit);
-	}
+	} while (now_ms() < end);
 	return sum == 0;
 }

@@ -24,12 +24,12 @@ int main(int argc, char **argv)
 	const auto end = clock::now() + std::chrono::milliseconds(argc > 1 ? std::atoi(argv[1]) : 1000);
 	long caught = 0;
 
-	while (clock::now() < end) {
+	do {
 		try {
 			thrower(20);
 		} catch (const std::exception &error) {
 			caught += std::string(error.what()).size();
 		}
-	}
+	} while (clock::now() < end);
 	return caught > 0 ? 0 : 1;
 }

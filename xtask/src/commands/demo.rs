@@ -92,10 +92,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     })?;
     let session = share.join("session");
     let vmm = binaries.join("oprofile-vmm");
-    let words = if arguments.linux {
-        linux_words(arguments)?
-    } else {
-        tiny_words(arguments)
+    let linux = match arguments.linux {
+        true => Some(linux::prepare().map_err(Failure::new)?),
+        false => None,
+    };
+    let words = match &linux {
+        Some(guest) => linux_words(guest, arguments),
+        None => tiny_words(arguments),
     };
     note(format_args!(
         "running {} {} (/mnt is {} here)",
@@ -110,6 +113,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let step = Step::begin("the guest");
     run_guest(&machine, &job)?;
     step.done();
+    if let Some(guest) = &linux {
+        link_debug_files(&session, &guest.debug)?;
+    }
 
     let opreport = binaries.join("opreport");
     report(&opreport, &session, &["--merge=cpu"])?;
@@ -118,7 +124,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         &session,
         &["--symbols", "--merge=cpu", "--threshold=0.5"],
     )?;
-    if !arguments.linux {
+    if linux.is_none() {
         measure(&arguments.scenario, &session).map_err(Failure::new)?;
     }
     how_to_go_on(&binaries, &session);
@@ -139,10 +145,9 @@ fn tiny_words(arguments: &Arguments) -> Vec<String> {
     ]
 }
 
-/// What the VMM is told for the Debian guest, which is fetched and built now if need be.
-fn linux_words(arguments: &Arguments) -> Result<Vec<String>, Failure> {
-    let guest = linux::prepare().map_err(Failure::new)?;
-    Ok(vec![
+/// What the VMM is told for the Debian guest.
+fn linux_words(guest: &linux::Guest, arguments: &Arguments) -> Vec<String> {
+    vec![
         "run".to_owned(),
         format!("--kernel={}", guest.kernel.display()),
         format!("--initrd={}", guest.initrd.display()),
@@ -156,7 +161,23 @@ fn linux_words(arguments: &Arguments) -> Result<Vec<String>, Failure> {
             "--oprofile-dev=session=/mnt/session,hz={},callgraph=8",
             arguments.hz
         ),
-    ])
+    ]
+}
+
+/// Puts the debug files of the guest's libraries where the tools look for them: in the guest's tree.
+fn link_debug_files(session: &Path, debug: &Path) -> Result<(), Failure> {
+    let place = session.join("root/usr/lib/debug");
+    fs::create_dir_all(session.join("root/usr/lib"))
+        .and_then(|()| match fs::symlink_metadata(&place) {
+            Ok(_) => Ok(()),
+            Err(_) => std::os::unix::fs::symlink(debug, &place),
+        })
+        .map_err(|source| {
+            Failure::new(DemoError::Share {
+                path: place,
+                source,
+            })
+        })
 }
 
 /// Runs the guest; again, a few times, when the lab's emulation fails it (docs/lab.md).

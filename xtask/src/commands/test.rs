@@ -12,6 +12,7 @@ use crate::Failure;
 use crate::apt;
 use crate::cargo;
 use crate::kvm_tests::{self, KvmTestError};
+use crate::linux;
 use crate::machine;
 use crate::step::{Step, note};
 use crate::tally::Tally;
@@ -120,8 +121,14 @@ fn on_kvm(arguments: &Arguments) -> Result<(bool, Tally), Box<dyn Error>> {
     let step = Step::begin("building the tests that need KVM");
     let programs = cargo::build_tests(&names)?;
     step.done();
+    let guest = linux::prepare()?;
+    let environment = [
+        ("OPROFILE_BIN".into(), binaries.into()),
+        ("OPROFILE_LINUX_KERNEL".into(), guest.kernel.into()),
+        ("OPROFILE_LINUX_INITRD".into(), guest.initrd.into()),
+    ];
     let step = Step::begin("tests on KVM");
-    let result = kvm_tests::run(&machine, &programs, &binaries)?;
+    let result = kvm_tests::run(&machine, &programs, &environment)?;
     step.done();
     Ok(result)
 }

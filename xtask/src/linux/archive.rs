@@ -14,15 +14,17 @@ pub struct Archive<W> {
     to: W,
     directories: BTreeSet<PathBuf>,
     next_inode: u32,
+    modified: u32,
 }
 
 impl<W: Write> Archive<W> {
-    /// An empty one.
-    pub fn new(to: W) -> Self {
+    /// An empty one. All in it will have been modified at `modified`, in seconds of Unix time.
+    pub fn new(to: W, modified: u32) -> Self {
         Self {
             to,
             directories: BTreeSet::new(),
             next_inode: 1,
+            modified,
         }
     }
 
@@ -99,6 +101,7 @@ impl<W: Write> Archive<W> {
             .ok_or_else(|| io::Error::other("a file name is not UTF-8"))?;
         let mut writer = newc::Builder::new(name)
             .ino(self.next_inode)
+            .mtime(self.modified)
             .mode(permissions)
             .set_mode_file_type(kind)
             .nlink(1)
@@ -117,7 +120,7 @@ mod tests {
     #[test]
     fn directories_come_before_what_is_in_them_and_once() {
         let mut bytes = Vec::new();
-        let mut archive = Archive::new(&mut bytes);
+        let mut archive = Archive::new(&mut bytes, 1);
         archive.file(Path::new("a/b/c"), 0o644, b"x").unwrap();
         archive.file(Path::new("a/d"), 0o755, b"y").unwrap();
         archive.finish().unwrap();

@@ -65,6 +65,8 @@ pub struct Guest {
     pub kernel: PathBuf,
     /// The initramfs, whose init runs the programs.
     pub initrd: PathBuf,
+    /// Debug files of its libraries, as below `/usr/lib/debug`.
+    pub debug: PathBuf,
 }
 
 /// Fetches and builds what is missing.
@@ -80,6 +82,7 @@ pub fn prepare() -> Result<Guest, LinuxError> {
     Ok(Guest {
         kernel: kernel.image,
         initrd,
+        debug: programs.debug,
     })
 }
 

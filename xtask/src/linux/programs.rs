@@ -1,6 +1,7 @@
 //! The guest's programs: real ones from packages, and small ones that are compiled now.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,9 +16,11 @@ use crate::tail;
 const PACKAGES: &[&str] = &[
     "gzip",
     "libc6",
+    "libcrypt1",
     "libexpat1",
     "libgcc-s1",
     "libpython3.11",
+    "libpython3.11-dbg",
     "libpython3.11-minimal",
     "libpython3.11-stdlib",
     "libreadline8",
@@ -29,6 +32,10 @@ const PACKAGES: &[&str] = &[
     "zlib1g",
 ];
 
+/// Debian's libraries have no symbols; these have libc's. The other libraries' are not in Debian's main archive, but for Python there
+/// is a library with symbols inside.
+const DEBUG_PACKAGES: &[&str] = &["libc6-dbg"];
+
 /// Sources of the small programs, and what each is compiled with.
 const SOURCES: &str = "images/linux/programs";
 const PROGRAMS: &[Program] = &[
@@ -36,12 +43,36 @@ const PROGRAMS: &[Program] = &[
         source: "pyhost.c",
         compiler: "gcc",
         options: &["-O1"],
-        libraries: &["usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0"],
+        libraries: &["usr/lib/x86_64-linux-gnu/libpython3.11d.so.1.0"],
     },
     Program {
         source: "throws.cpp",
         compiler: "g++",
         options: &["-O1", "-fno-omit-frame-pointer"],
+        libraries: &[],
+    },
+    Program {
+        source: "brief.c",
+        compiler: "gcc",
+        options: &["-O1"],
+        libraries: &[],
+    },
+    Program {
+        source: "plugin.c",
+        compiler: "gcc",
+        options: &["-O1"],
+        libraries: &[],
+    },
+    Program {
+        source: "plugin_a.c",
+        compiler: "gcc",
+        options: SHARED,
+        libraries: &[],
+    },
+    Program {
+        source: "plugin_b.c",
+        compiler: "gcc",
+        options: SHARED,
         libraries: &[],
     },
     Program {
@@ -51,6 +82,9 @@ const PROGRAMS: &[Program] = &[
         libraries: &[],
     },
 ];
+
+/// Makes a library; without dependencies, so that nothing else is loaded and unloaded with it.
+const SHARED: &[&str] = &["-O1", "-shared", "-fPIC", "-nostdlib"];
 
 struct Program {
     source: &'static str,
@@ -72,14 +106,25 @@ pub struct Programs {
     pub compiled: Vec<PathBuf>,
     /// A static busybox.
     pub busybox: PathBuf,
+    /// Debug files by build-id, as below `/usr/lib/debug`.
+    pub debug: PathBuf,
 }
 
 /// Fetches and compiles what is missing.
 pub fn gather(cache: &Path) -> Result<Programs, LinuxError> {
-    let packages = cache.join("packages");
+    // Another list is another tree.
+    let mut list = DefaultHasher::new();
+    PACKAGES.hash(&mut list);
+    let packages = cache.join(format!("packages-{:016x}", list.finish()));
     if !packages.exists() {
         let step = Step::begin("fetching the guest's programs with apt-get");
         fetch::download(PACKAGES, &packages)?;
+        step.done();
+    }
+    let debug = cache.join("debug");
+    if !debug.exists() {
+        let step = Step::begin("fetching libc's symbols with apt-get");
+        fetch::download(DEBUG_PACKAGES, &debug)?;
         step.done();
     }
     let lab = repo::lab_dir();
@@ -95,6 +140,7 @@ pub fn gather(cache: &Path) -> Result<Programs, LinuxError> {
         packages,
         compiled,
         busybox,
+        debug: debug.join("usr/lib/debug"),
     })
 }
 
@@ -105,7 +151,12 @@ fn compile(program: &Program, packages: &Path, place: &Path) -> Result<PathBuf, 
         "it compiles the guest's programs",
     )?;
     let source = repo::root().join(SOURCES).join(program.source);
-    let target = place.join(Path::new(program.source).file_stem().unwrap_or_default());
+    let name = if program.options.contains(&"-shared") {
+        Path::new(program.source).with_extension("so")
+    } else {
+        Path::new(program.source).with_extension("")
+    };
+    let target = place.join(name);
     let mut command = Command::new(program.compiler);
     command
         .args(program.options)
