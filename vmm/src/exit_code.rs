@@ -47,9 +47,11 @@ impl ExitCode {
 impl From<&VmError> for ExitCode {
     fn from(error: &VmError) -> Self {
         match error {
-            VmError::Option(_) | VmError::Cmdline(_) | VmError::Cpus(_) => Self::Usage,
+            VmError::Option(_) | VmError::Cmdline(_) | VmError::Cpus(_) | VmError::Disks(_) => {
+                Self::Usage
+            }
             VmError::Memory(crate::memory::MemoryError::Size(_)) => Self::Usage,
-            VmError::Boot(_) => Self::GuestImage,
+            VmError::Boot(_) | VmError::Image(_) => Self::GuestImage,
             VmError::Session { .. } | VmError::Socket(_) => Self::Session,
             VmError::Kvm(_) | VmError::Vcpu(_) | VmError::Memory(_) => Self::Host,
             VmError::Io { .. } | VmError::Kick(_) | VmError::Overlap(_) => Self::VmmError,

@@ -6,11 +6,12 @@
 //! | [`vm`] | a machine from its configuration to its end |
 //! | [`memory`], [`boot`], [`acpi`] | guest RAM, the PVH and Linux boot protocols, ACPI tables |
 //! | [`kvm`], [`cpu`] | KVM, vCPUs and their threads |
-//! | [`bus`], [`devices`], [`virtio`] | port and memory-mapped I/O, a PC's devices, virtio-mmio |
+//! | [`bus`], [`devices`], [`virtio`], [`block`] | port and memory-mapped I/O, a PC's devices, virtio-mmio, disks |
 //! | [`oprofile`] | the profiling device's worker, and the collector that writes the session |
 //! | `signals` | SIGINT and its like as events |
 
 pub mod acpi;
+pub mod block;
 pub mod boot;
 pub mod bus;
 pub mod cli;

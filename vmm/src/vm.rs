@@ -16,10 +16,11 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::acpi;
+use crate::block::{BlockDevice, BlockWorker, Image, ImageError};
 use crate::boot::cmdline::{self, CmdlineError, MmioDevice};
 use crate::boot::{BootError, BootFiles, Entry};
 use crate::bus::Overlap;
-use crate::config::{MAX_VCPUS, OprofileDevConfig, OptionError, VmConfig};
+use crate::config::{MAX_DISKS, MAX_VCPUS, OprofileDevConfig, OptionError, VmConfig};
 use crate::cpu::{self, Buses, EndReport, GuestEnd, SetupError, Vcpu, VcpuThreads};
 use crate::devices::{power, serial};
 use crate::exit_code::ExitCode;
@@ -35,6 +36,15 @@ const OPROFILE_WINDOW: MmioDevice = MmioDevice {
     address: HOLE_START,
     gsi: 5,
 };
+
+/// Windows and lines of the disks; line 8 is left to a clock, as on a PC. Lines are edge-triggered, so none is shared.
+fn disk_window(index: usize) -> MmioDevice {
+    const GSIS: [u32; MAX_DISKS] = [6, 7, 9, 10, 11, 12, 14, 15];
+    MmioDevice {
+        address: HOLE_START + (1 + index as u64) * WINDOW_BYTES,
+        gsi: GSIS[index],
+    }
+}
 
 /// How long a guest may take to stop its clocks and hand in its samples. Some timer periods and a few hundred buffers take
 /// milliseconds; a guest that does not answer must not hold the host up.
@@ -52,6 +62,12 @@ pub enum VmError {
     /// `--oprofile-dev` is out of range.
     #[error("--oprofile-dev cannot be used")]
     Option(#[source] OptionError),
+    /// Too many disks.
+    #[error("A VM has at most {MAX_DISKS} disks, not {0}")]
+    Disks(usize),
+    /// A disk image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// The command line.
     #[error(transparent)]
     Cmdline(#[from] CmdlineError),
@@ -167,11 +183,17 @@ pub fn run(
         .map(|option| Ok((option.settings(config.cpus)?, option.checked_device_id()?)))
         .transpose()
         .map_err(VmError::Option)?;
-    let windows: &[_] = if oprofile.is_some() {
-        &[OPROFILE_WINDOW]
-    } else {
-        &[]
-    };
+    if config.disks.len() > MAX_DISKS {
+        return Err(VmError::Disks(config.disks.len()));
+    }
+    let images = config
+        .disks
+        .iter()
+        .map(|disk| Image::open(&disk.path, disk.read_only))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut windows: Vec<_> = oprofile.map(|_| OPROFILE_WINDOW).into_iter().collect();
+    windows.extend((0..images.len()).map(disk_window));
+    let windows = &windows[..];
     let device_id = settings.as_ref().map(|(_, id)| *id);
     let socket = oprofile.and_then(|option| option.socket.as_deref());
     let listener = socket.map(Listener::bind).transpose()?;
@@ -207,7 +229,24 @@ pub fn run(
         _ => None,
     };
     drop(files);
-    run_vcpus(&kvm, &vm, cpus, entry, buses, profiling, sender, events)
+    let disks = images
+        .into_iter()
+        .enumerate()
+        .map(|(index, image)| {
+            let disk = Arc::new(BlockDevice::new(image));
+            let window = disk_window(index);
+            let kick = connect(&vm, &mut buses, &memory, disk.clone(), window)?.pop();
+            let kick = kick.ok_or_else(|| VmError::Io {
+                what: "connect a disk's queue",
+                source: io::ErrorKind::NotFound.into(),
+            })?;
+            BlockWorker::start(disk, kick).map_err(cannot("start a disk's worker"))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let outcome = run_vcpus(&kvm, &vm, cpus, entry, buses, profiling, sender, events);
+    // No vCPU asks them for anything any more.
+    drop(disks);
+    outcome
 }
 
 #[expect(
@@ -317,14 +356,24 @@ fn attach(
     device: &Arc<Device<GuestMemoryMmap>>,
     id: u32,
 ) -> Result<Vec<EventFd>, VmError> {
-    let MmioDevice { address, gsi } = OPROFILE_WINDOW;
+    let virtio = Arc::new(ProfilingDevice::new(id, Arc::clone(device)));
+    connect(vm, buses, memory, virtio, OPROFILE_WINDOW)
+}
+
+/// Puts a virtio device behind a window; returns the events that KVM writes at notifications of its queues.
+fn connect(
+    vm: &VmFd,
+    buses: &mut Buses,
+    memory: &Arc<GuestMemoryMmap>,
+    device: Arc<dyn VirtioDevice>,
+    MmioDevice { address, gsi }: MmioDevice,
+) -> Result<Vec<EventFd>, VmError> {
     let event = || EventFd::new(libc::EFD_NONBLOCK).map_err(cannot("create an event"));
     let irq = event()?;
     vm.register_irqfd(&irq, gsi)
         .map_err(|error| KvmError::Refuses("connect an interrupt line", error))?;
-    let virtio = Arc::new(ProfilingDevice::new(id, Arc::clone(device)));
     let mut kicks = Vec::new();
-    for queue in 0..virtio.queue_sizes().len() {
+    for queue in 0..device.queue_sizes().len() {
         let kick = event()?;
         let index = u32::try_from(queue).unwrap_or(u32::MAX);
         vm.register_ioevent(&kick, &IoEventAddress::Mmio(address + QUEUE_NOTIFY), index)
@@ -332,7 +381,7 @@ fn attach(
         kicks.push(kick);
     }
     let interrupt = Arc::new(MmioInterrupt::new(irq));
-    let transport = MmioTransport::new(virtio, Arc::clone(memory), interrupt);
+    let transport = MmioTransport::new(device, Arc::clone(memory), interrupt);
     buses
         .mmio
         .insert(address..address + WINDOW_BYTES, Arc::new(transport))?;

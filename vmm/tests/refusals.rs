@@ -37,9 +37,34 @@ fn missing_kernel_is_named() {
 }
 
 #[test]
-fn kernel_that_is_no_elf_file_is_refused() {
-    let stderr = with_kernel(b"MZ, a bzImage", &[], 4);
-    assert!(stderr.contains("vmlinux, not bzImage"), "{stderr}");
+fn kernel_of_no_known_kind_is_refused() {
+    let stderr = with_kernel(b"MZ, some other program", &[], 4);
+    assert!(
+        stderr.contains("bzImage") && stderr.contains("vmlinux"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn kernel_image_without_a_64_bit_entry_is_refused() {
+    let mut image = vec![0; 4096];
+    image[0x201] = 0x6a;
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x206..0x208].copy_from_slice(&0x020b_u16.to_le_bytes());
+    let stderr = with_kernel(&image, &[], 4);
+    assert!(
+        stderr.contains("64-bit") && stderr.contains("2.11"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn disk_image_that_is_none_is_named() {
+    let kernel = support::elf::kernel(&[0xf4], true);
+    let stderr = with_kernel(&kernel, &["--disk", "/nonexistent/d,ro"], 4);
+    assert!(stderr.contains("/nonexistent/d"), "{stderr}");
+    let stderr = with_kernel(&kernel, &["--disk", "/nonexistent/d,rw"], 2);
+    assert!(stderr.contains("PATH[,ro]"), "{stderr}");
 }
 
 #[test]
@@ -50,8 +75,11 @@ fn truncated_kernel_is_refused() {
 }
 
 #[test]
-fn kernel_without_pvh_note_is_refused() {
-    let stderr = with_kernel(&support::elf::kernel(&[0xf4; 64], false), &[], 4);
+fn kernel_without_an_entry_is_refused() {
+    let mut kernel = support::elf::kernel(&[0xf4; 64], false);
+    // Where the ELF header has the entry.
+    kernel[24..32].fill(0);
+    let stderr = with_kernel(&kernel, &[], 4);
     assert!(stderr.contains("CONFIG_PVH"), "{stderr}");
 }
 

@@ -240,6 +240,7 @@ mod tests {
             cmdline: String::new(),
             cpus: 1,
             memory: 4 << 20,
+            disks: Vec::new(),
             oprofile: None,
         }
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::size;
-use crate::config::{MAX_VCPUS, OprofileDevConfig, Source, VmConfig};
+use crate::config::{DiskConfig, MAX_VCPUS, OprofileDevConfig, Source, VmConfig, disk};
 use crate::exit_code;
 use crate::report::Chain;
 use crate::signals;
@@ -18,12 +18,12 @@ use crate::vm::{self, Event, VmError};
 /// second one ends the program at once.
 ///
 /// Exit codes: 0 the guest powered off or was stopped, and the session is complete; 1 the VMM failed; 2 usage; 3 KVM or
-/// memory not available; 4 kernel or initrd not usable; 5 session directory not writable; 6 session not complete; 10 guest
+/// memory not available; 4 kernel, initrd or disk image not usable; 5 session directory not writable; 6 session not complete; 10 guest
 /// reset; 11 triple fault; 12 KVM internal error.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Kernel: an uncompressed ELF file with a PVH entry (vmlinux) [default: the tiny guest inside this program].
-    #[arg(long, value_name = "ELF")]
+    /// Kernel: a Linux image (vmlinuz, bzImage) or an ELF file (vmlinux) [default: the tiny guest inside this program].
+    #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// Initial RAM disk; the profile takes the guest's programs from it if it is a newc cpio archive.
     #[arg(long, value_name = "FILE")]
@@ -42,6 +42,9 @@ pub struct Arguments {
     /// Guest memory, for instance 256M or 2G.
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size::parse)]
     memory: u64,
+    /// Adds a disk with the content of a raw image; may be given several times. ro: the guest may not write.
+    #[arg(long = "disk", value_name = disk::SYNTAX)]
+    disks: Vec<DiskConfig>,
     /// Adds the profiling device.
     ///
     /// KEYS is a list of key=value; session or socket is needed:
@@ -70,6 +73,7 @@ impl From<Arguments> for VmConfig {
             cmdline: arguments.cmdline,
             cpus: arguments.cpus,
             memory: arguments.memory,
+            disks: arguments.disks,
             oprofile: arguments.oprofile_dev,
         }
     }

@@ -1,9 +1,11 @@
 //! What the user asked for, checked.
 
+pub mod disk;
 pub mod oprofile_dev;
 
 use std::path::PathBuf;
 
+pub use disk::{DiskConfig, MAX_DISKS};
 pub use oprofile_dev::{OprofileDevConfig, OptionError};
 
 /// Most vCPUs: APIC ids stay below 8 and the guest's tables small.
@@ -31,6 +33,8 @@ pub struct VmConfig {
     pub cpus: u16,
     /// Guest RAM in bytes.
     pub memory: u64,
+    /// Disks, at most [`MAX_DISKS`], in the guest's order.
+    pub disks: Vec<DiskConfig>,
     /// The profiling device, if wanted.
     pub oprofile: Option<OprofileDevConfig>,
 }
