@@ -8,7 +8,10 @@
  * The lock is taken with interrupts off by the timer, and by others that post for this CPU.
  */
 
+#include <linux/fs.h>
+#include <linux/maple_tree.h>
 #include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/ptrace.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/task.h>
@@ -25,18 +28,26 @@
 #define MIN_BUFFERS 4u
 /* Tasks and address spaces that a buffer holds; when it has so many it is posted. */
 #define MAX_HELD 16u
+/* Code of an IBS fetch record (OProfile's event buffer). */
+#define OPROFILE_TRUTH_CODE 13
 /* An idle CPU posts its open buffer when it is older. */
 #define IDLE_POST_AGE_NS (100 * NSEC_PER_MSEC)
 
 /* Words of a sample with its note, and of a frame. */
 #define SAMPLE_WORDS 5u
 #define FRAME_WORDS 2u
+#define TRUTH_WORDS 10u
 #define HEADER_WORDS (sizeof(struct oprofile_buffer_header) / sizeof(u64))
 
 static bool hold_mm;
 module_param(hold_mm, bool, 0444);
 MODULE_PARM_DESC(hold_mm,
 		 "keep address spaces alive until their samples are resolved, also where the device has a flush doorbell");
+
+/* For tests: see write_truth. */
+static bool truth;
+module_param(truth, bool, 0444);
+MODULE_PARM_DESC(truth, "for tests: tell behind each user sample what file it lies in");
 
 struct sample_buffer {
 	struct list_head link;
@@ -74,7 +85,7 @@ struct cpu_buffer {
 
 static bool holds_mms(const struct oprofile_device *dev)
 {
-	return hold_mm || !(dev->capabilities & OPROFILE_CAPABILITY_FLUSH_DOORBELL);
+	return hold_mm || (!(dev->capabilities & OPROFILE_CAPABILITY_FLUSH_DOORBELL) && !unprotected);
 }
 
 /* Entries. The caller has seen to room for a sample with all its frames. */
@@ -271,6 +282,37 @@ static void hold(struct cpu_buffer *buffer, struct task_struct *task, struct mm_
 	}
 }
 
+/*
+ * For tests: where the sample lies, seen from inside at this moment, as a data record with the address once more. The device
+ * resolves that as it does the sample's, so a reader of its events can compare the two. The record is that of an IBS fetch
+ * sample, which six values fit: inode, offset in the file (or the address, without a file), device, start and end of the mapping, process.
+ */
+static void write_truth(struct cpu_buffer *buffer, struct mm_struct *mm, u64 pc)
+{
+	const struct vm_area_struct *area;
+	const struct file *file;
+	u64 *words;
+
+	if (!mm || !has_room(buffer, TRUTH_WORDS))
+		return;
+	/* The interrupted task is in user mode, so its address space holds still but for other threads. */
+	area = mtree_load(&mm->mm_mt, pc);
+	if (!area)
+		return;
+	file = area->vm_file;
+	write_entry(buffer, OPROFILE_ESCAPE, 8ull << 32);
+	words = buffer->open->words + buffer->open->used;
+	words[0] = OPROFILE_TRUTH_CODE;
+	words[1] = pc;
+	words[2] = file ? file_inode(file)->i_ino : 0;
+	words[3] = file ? ((u64)area->vm_pgoff << PAGE_SHIFT) + (pc - area->vm_start) : pc;
+	words[4] = file ? file_inode(file)->i_sb->s_dev : 0;
+	words[5] = area->vm_start;
+	words[6] = area->vm_end;
+	words[7] = current->tgid;
+	buffer->open->used += 8;
+}
+
 /* Sampling. */
 
 struct buffer_tracer {
@@ -302,7 +344,7 @@ static void sample(struct cpu_buffer *buffer, struct pt_regs *regs)
 		buffer->counters.invalid++;
 		return;
 	}
-	if (!has_room(buffer, SAMPLE_WORDS + FRAME_WORDS * depth) ||
+	if (!has_room(buffer, SAMPLE_WORDS + TRUTH_WORDS + FRAME_WORDS * depth) ||
 	    !can_hold(buffer->open, task, mm))
 		next_buffer(buffer);
 	if (!has_room(buffer, SAMPLE_WORDS) || !can_hold(buffer->open, task, mm)) {
@@ -332,6 +374,8 @@ static void sample(struct cpu_buffer *buffer, struct pt_regs *regs)
 		};
 
 		backtrace_walk(regs, depth, &tracer.tracer);
+	} else if (truth && !is_kernel) {
+		write_truth(buffer, mm, pc);
 	}
 }
 
@@ -374,7 +418,7 @@ void cpu_buffers_activate(struct oprofile_device *dev, bool active, u32 depth)
 	for (cpu = 0; cpu < dev->vcpus; cpu++) {
 		struct cpu_buffer *buffer = &dev->buffers[cpu];
 		/* A chain must fit a buffer. */
-		u32 most = (buffer->capacity - HEADER_WORDS - SAMPLE_WORDS) / FRAME_WORDS;
+		u32 most = (buffer->capacity - HEADER_WORDS - SAMPLE_WORDS - TRUTH_WORDS) / FRAME_WORDS;
 
 		raw_spin_lock_irqsave(&buffer->lock, flags);
 		buffer->active = active;

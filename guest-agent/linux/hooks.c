@@ -6,10 +6,15 @@
 
 #include <linux/kprobes.h>
 #include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/ptrace.h>
 #include <linux/virtio_config.h>
 
 #include "virtio_oprofile.h"
+
+bool unprotected;
+module_param(unprotected, bool, 0444);
+MODULE_PARM_DESC(unprotected, "for tests: let mappings go before their samples are resolved");
 
 static struct oprofile_device *device;
 
@@ -26,7 +31,7 @@ static void flush(u64 mm, u64 note)
 	struct oprofile_device *dev = device;
 	u32 cpu;
 
-	if (!mm || dev->dead || !(dev->capabilities & OPROFILE_CAPABILITY_FLUSH_DOORBELL))
+	if (!mm || dev->dead || unprotected || !(dev->capabilities & OPROFILE_CAPABILITY_FLUSH_DOORBELL))
 		return;
 	for (cpu = 0; cpu < dev->vcpus; cpu++)
 		if (cpu_buffer_post_space(dev, cpu, mm, note))

@@ -94,6 +94,9 @@ void clock_stop(void);
 void clock_cpu_online(u32 cpu);
 void clock_cpu_offline(u32 cpu);
 
+/* For tests: neither flush before mappings go nor keep them, so that it shows what that is good for. */
+extern bool unprotected;
+
 /* hooks.c: what the device must know before mappings go away. */
 int hooks_init(struct oprofile_device *dev);
 void hooks_exit(void);

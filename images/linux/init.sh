@@ -1,7 +1,8 @@
 #!/bin/busybox sh
 # The first process of the Debian guest: loads the agent, runs the programs for a while, powers off.
 #
-# Kernel command line: mix=SECONDS (default 8), only=PROGRAM for one part of the mix.
+# Kernel command line: mix=SECONDS (default 8), only=PROGRAM for one part of the mix, agent=NAME=VALUE,… for parameters of the
+# module; with its parameter truth, the inodes of programs and libraries are told.
 /bin/busybox --install -s /bin 2>/dev/null
 export PATH=/usr/bin:/bin
 mount -t proc proc /proc
@@ -17,7 +18,12 @@ fail() {
 while read -r module; do
 	insmod "/modules/$module.ko" || fail "cannot load $module"
 done </modules/order
-insmod /modules/virtio_oprofile.ko || fail "cannot load virtio_oprofile"
+parameters=
+for word in $(cat /proc/cmdline); do
+	case $word in agent=*) parameters=$(echo "${word#agent=}" | tr , ' ') ;; esac
+done
+# shellcheck disable=SC2086 # one word each
+insmod /modules/virtio_oprofile.ko $parameters || fail "cannot load virtio_oprofile"
 statistics=$(echo /sys/bus/virtio/drivers/virtio_oprofile/virtio*/statistics)
 [ -r "$statistics" ] || fail "there is no profiling device"
 
@@ -30,6 +36,12 @@ for word in $(cat /proc/cmdline); do
 	esac
 done
 echo "guest: Linux $(uname -r), $(nproc) vCPUs, programs run for $seconds s"
+case $parameters in
+*truth*)
+	find /bin /usr/bin /usr/lib /lib -xdev -type f \( -perm -100 -o -name '*.so*' \) \
+		-exec stat -c 'truth %i %n' {} +
+	;;
+esac
 end=$(($(date +%s) + seconds))
 milliseconds=$((seconds * 1000))
 
@@ -67,7 +79,16 @@ if wanted files; then
 	sleep 1
 	rm /tmp/deleted
 fi
+# A program on a disk, if there is one.
+if [ -b /dev/vda ]; then
+	mount -t ext4 /dev/vda /mnt || fail "cannot mount the disk"
+	/mnt/shares $milliseconds &
+fi
 wait
+if [ -b /dev/vda ]; then
+	echo "written by the guest" >/mnt/from-guest
+	umount /mnt || fail "cannot unmount the disk"
+fi
 
 echo "guest: the agent has counted"
 sed 's/^/guest:   /' "$statistics"
