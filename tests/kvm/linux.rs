@@ -1,9 +1,16 @@
 //! Debian guests: a distribution's kernel, the agent's module, programs from packages.
 
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
 use oprofile_images::truth::{Group, Image, Share};
 use oprofile_tests::account::UNRESOLVED;
+use oprofile_tests::ground_truth::{self, Verdict};
 use oprofile_tests::measure::Profile;
-use oprofile_tests::vm::{Ended, Vm};
+use oprofile_tests::vm::{Ended, Vm, bin_dir, file_of};
+use tempfile::TempDir;
 
 /// Programs of the mix, by path; perl and sqlite run again and again.
 const PROGRAMS: [&str; 8] = [
@@ -27,14 +34,14 @@ const LIBRARIES: [&str; 4] = [
 
 const fn share(symbol: &'static str, percent: u32) -> Share {
     Share {
-        application: Some("/usr/bin/shares"),
-        image: Image::File("/usr/bin/shares"),
+        application: Some("/mnt/shares"),
+        image: Image::File("/mnt/shares"),
         symbol,
         percent,
     }
 }
 
-/// What `images/linux/programs/shares.c` does.
+/// What `images/linux/programs/shares.c` does, here from a disk.
 const SHARES: Group = Group {
     name: "shares",
     shares: &[share("hot", 60), share("warm", 30), share("cool", 10)],
@@ -63,7 +70,7 @@ fn run(part: &str, seconds: u32, cpus: u32) -> (Ended, Profile) {
 
 #[test]
 fn programs_and_libraries_of_a_debian_guest_have_their_names() {
-    let (ended, profile) = run("", 10, 2);
+    let (ended, profile) = run("", 5, 2);
     for program in PROGRAMS {
         let samples = profile.samples(|row| row.application == program);
         assert!(samples > 0, "nothing of {program}: {}", ended.output());
@@ -77,14 +84,26 @@ fn programs_and_libraries_of_a_debian_guest_have_their_names() {
     let deleted = profile.samples(|row| row.application.starts_with("/tmp/deleted"));
     assert!(deleted > 0, "{}", ended.output());
     let kernel = profile.samples(|row| row.symbol == "finish_task_switch.isra.0");
-    let module = profile.samples(|row| row.application == "virtio_mmio.ko");
+    let module = profile.samples(|row| row.application.ends_with("/virtio_mmio.ko"));
     assert!(kernel > 0, "no function of the kernel has its name");
     assert!(module > 0, "no module has its name");
 }
 
 #[test]
-fn shares_of_a_debian_program_are_true() {
-    let (ended, profile) = run("shares", 8, 1);
+fn program_on_an_ext4_disk_has_true_shares_and_the_guest_can_write_there() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let disk = directory.path().join("disk.img");
+    fs::copy(file_of("OPROFILE_LINUX_DISK"), &disk).expect("a copy of the disk");
+    let ended = Vm::debian("none", 6)
+        .argument(&format!("--disk={}", disk.display()))
+        .device("hz=1000")
+        .run()
+        .expect_code(0);
+    // The session has no copies of what lies on a disk; the same program is in the initramfs.
+    let root = ended.session.join("root");
+    fs::create_dir_all(root.join("mnt")).expect("a directory");
+    fs::copy(file_of("OPROFILE_LINUX_SHARES"), root.join("mnt/shares")).expect("a copy");
+    let profile = Profile::read(&ended.session).expect("the session is readable");
     let measured = profile.measure(&SHARES);
     assert!(
         measured.samples > 2_000,
@@ -92,34 +111,102 @@ fn shares_of_a_debian_program_are_true() {
         ended.output()
     );
     assert!(measured.worst_error() <= 3.0, "{measured:#?}");
+    let content = fs::read(&disk).expect("the disk");
+    let marker = b"written by the guest";
+    assert!(content.windows(marker.len()).any(|window| window == marker));
 }
 
 #[test]
 fn libraries_that_come_and_go_are_told_apart_on_linux() {
-    let (ended, profile) = run("plugin", 6, 2);
+    let (ended, profile) = run("plugin", 5, 2);
     let in_library =
         |name: &'static str| profile.samples(move |row| row.image.as_deref() == Some(name));
     let (a, b) = (
         in_library("/usr/lib/plugin_a.so"),
         in_library("/usr/lib/plugin_b.so"),
     );
-    assert!(a > 200 && b > 200, "{a} and {b}: {}", ended.output());
+    assert!(a > 100 && b > 100, "{a} and {b}: {}", ended.output());
     // Nobody calls it; it lies where the other library has its work.
     let strays = profile.samples(|row| row.symbol == "other_b");
     assert_eq!(strays, 0, "of {a} and {b}: {profile:#?}");
 }
 
+/// How long the VMM may take to serve its control socket: at once, save where a slow processor is shared.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+fn start_profiling(socket: &Path) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = Command::new(bin_dir().join("opcontrol"))
+            .arg(format!("--socket={}", socket.display()))
+            .arg("--start")
+            .output()
+            .expect("opcontrol runs");
+        if answer.status.success() {
+            return;
+        }
+        let told = String::from_utf8_lossy(&answer.stderr);
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {told}");
+    }
+}
+
+/// Runs a part of the mix, reads its events as they come, and compares each sample with what the guest's kernel knew of it.
+fn compared(part: &str, seconds: u32, cpus: u32, agent: &str) -> Verdict {
+    let directory = TempDir::new().expect("a temporary directory");
+    let socket = directory.path().join("vm.sock");
+    let running = Vm::debian(part, seconds)
+        .cmdline(&format!("agent=truth=1{agent}"))
+        .cpus(cpus)
+        .without_session()
+        .device(&format!("socket={}", socket.display()))
+        .device("hz=2000")
+        .start();
+    let deadline = Instant::now() + PATIENCE;
+    while !socket.exists() {
+        assert!(Instant::now() < deadline, "no socket within {PATIENCE:?}");
+    }
+    let text = directory.path().join("events");
+    let mut reader = Command::new(bin_dir().join("opread"))
+        .arg(format!("--socket={}", socket.display()))
+        .stdout(File::create(&text).expect("a file"))
+        .spawn()
+        .expect("opread runs");
+    start_profiling(&socket);
+    let ended = running.wait();
+    assert!(reader.wait().is_ok());
+    let ended = ended.expect_code(0);
+    let events = fs::read_to_string(&text).expect("what opread printed");
+    let verdict = ground_truth::judge(&events, &ended.output());
+    println!("{part} on {cpus} vCPUs: {verdict:#?}");
+    assert!(verdict.compared > 1_000, "{verdict:#?}\n{}", ended.output());
+    verdict
+}
+
 #[test]
-fn processes_of_some_milliseconds_keep_their_samples_on_linux() {
-    let (ended, profile) = run("storm", 8, 4);
-    let own = profile.samples(|row| row.image.as_deref() == Some("/usr/bin/brief"));
-    let named = profile
-        .samples(|row| row.image.as_deref() == Some("/usr/bin/brief") && row.symbol == "briefly");
-    assert!(own > 200, "{own}: {}", ended.output());
-    // The rest is in `main` and what asks for the time.
-    assert!(named * 100 >= own * 90, "{named} of {own}: {profile:#?}");
-    let nowhere = profile.samples(|row| {
-        row.image.as_deref() == Some("/usr/bin/brief") && row.symbol == "/usr/bin/brief"
-    });
-    assert_eq!(nowhere, 0, "{profile:#?}");
+fn each_sample_of_a_debian_guest_lies_where_its_kernel_saw_it() {
+    let verdict = compared("", 6, 2, "");
+    assert_eq!(verdict.wrong, 0, "{verdict:#?}");
+    assert!(
+        verdict.unresolved * 1_000 <= verdict.compared,
+        "{verdict:#?}"
+    );
+    assert!(verdict.known_files >= 10, "{verdict:#?}");
+}
+
+#[test]
+fn each_sample_of_processes_that_live_shortly_lies_where_the_kernel_saw_it() {
+    let verdict = compared("storm", 5, 4, "");
+    assert_eq!(verdict.wrong, 0, "{verdict:#?}");
+    assert!(
+        verdict.unresolved * 1_000 <= verdict.compared,
+        "{verdict:#?}"
+    );
+}
+
+/// The test before would pass if short processes were no challenge.
+#[test]
+fn without_protection_short_processes_lose_samples() {
+    let verdict = compared("storm", 5, 2, ",unprotected=1");
+    let lost = verdict.unresolved + verdict.wrong;
+    assert!(lost * 20 > verdict.compared, "{verdict:#?}");
 }

@@ -48,7 +48,11 @@ pub struct Vm {
 }
 
 /// A file that `cargo xtask test` names by a variable.
-fn file_of(variable: &str) -> String {
+///
+/// # Panics
+/// When it does not.
+#[must_use]
+pub fn file_of(variable: &str) -> String {
     env::var(variable)
         .unwrap_or_else(|_| panic!("{variable} names a file; `cargo xtask test` sets it"))
 }

@@ -11,7 +11,7 @@
 //!
 //! so that a plain `cargo test` leaves it alone. `cargo xtask test` builds all of them and runs each test function in a process
 //! of its own, all in one boot of the machine. They find `OPROFILE_KVM` (`hardware` or `lab`), `OPROFILE_BIN` (the directory of
-//! the release programs), `OPROFILE_LINUX_KERNEL` and `OPROFILE_LINUX_INITRD` (a Debian guest) and `OPROFILE_SHARE` (a writable
+//! the release programs), `OPROFILE_LINUX_…` (the parts of a Debian guest) and `OPROFILE_SHARE` (a writable
 //! directory) set.
 
 use std::ffi::{OsStr, OsString};

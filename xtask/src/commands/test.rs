@@ -126,6 +126,8 @@ fn on_kvm(arguments: &Arguments) -> Result<(bool, Tally), Box<dyn Error>> {
         ("OPROFILE_BIN".into(), binaries.into()),
         ("OPROFILE_LINUX_KERNEL".into(), guest.kernel.into()),
         ("OPROFILE_LINUX_INITRD".into(), guest.initrd.into()),
+        ("OPROFILE_LINUX_DISK".into(), guest.disk.into()),
+        ("OPROFILE_LINUX_SHARES".into(), guest.on_disk.into()),
     ];
     let step = Step::begin("tests on KVM");
     let result = kvm_tests::run(&machine, &programs, &environment)?;

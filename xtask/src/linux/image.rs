@@ -3,10 +3,12 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::LinuxError;
 use super::archive::Archive;
 use super::programs::Programs;
+use crate::apt;
 use crate::lab::fetch::Kernel;
 use crate::lab::modules::{self, Module};
 use crate::repo;
@@ -15,7 +17,7 @@ use crate::repo;
 const INIT: &str = "images/linux/init.sh";
 
 /// Modules of the kernel that the guest loads before ours.
-const WANTED: [&str; 1] = ["virtio_mmio"];
+const WANTED: [&str; 3] = ["virtio_mmio", "virtio_blk", "ext4"];
 
 /// When all files of the image were modified: any time but 0, which a session takes for unknown. 2026-01-01.
 const MODIFIED: u32 = 1_767_225_600;
@@ -34,6 +36,35 @@ const LEFT_OUT: [&str; 11] = [
     "usr/lib/python3.11/lib2to3",
     "usr/lib/x86_64-linux-gnu/gconv",
 ];
+
+/// Size of the disk.
+const DISK_SIZE: &str = "16M";
+
+/// Makes a disk image: an ext4 file system with one program in it. Returns its path.
+pub fn disk(cache: &Path, program: &Path) -> Result<PathBuf, LinuxError> {
+    let mke2fs = apt::program("mke2fs", "e2fsprogs", "it makes a disk for the guest")?;
+    let content = tempfile::tempdir_in(cache).map_err(LinuxError::file(cache))?;
+    let name = program.file_name().unwrap_or_default();
+    let copy = content.path().join(name);
+    fs::copy(program, &copy).map_err(LinuxError::file(&copy))?;
+    let path = cache.join("disk.img");
+    let unfinished = path.with_extension("unfinished");
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(LinuxError::file(&unfinished)(error));
+        }
+        _ => {}
+    }
+    apt::capture(
+        Command::new(mke2fs)
+            .args(["-q", "-t", "ext4", "-d"])
+            .arg(content.path())
+            .arg(&unfinished)
+            .arg(DISK_SIZE),
+    )?;
+    fs::rename(&unfinished, &path).map_err(LinuxError::file(&path))?;
+    Ok(path)
+}
 
 /// Writes the initramfs and returns its path. Not compressed: an emulated processor would pay for that.
 pub fn pack(

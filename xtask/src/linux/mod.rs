@@ -65,6 +65,10 @@ pub struct Guest {
     pub kernel: PathBuf,
     /// The initramfs, whose init runs the programs.
     pub initrd: PathBuf,
+    /// A disk image with a program.
+    pub disk: PathBuf,
+    /// That program.
+    pub on_disk: PathBuf,
     /// Debug files of its libraries, as below `/usr/lib/debug`.
     pub debug: PathBuf,
 }
@@ -76,12 +80,15 @@ pub fn prepare() -> Result<Guest, LinuxError> {
     let (kernel, headers) = kernel_and_headers(&cache)?;
     let module = module::build(&cache, &kernel.version, &headers)?;
     let programs = programs::gather(&cache)?;
-    let step = Step::begin("packing the guest's initramfs");
+    let step = Step::begin("packing the guest's initramfs and disk");
     let initrd = image::pack(&cache, &kernel, &module, &programs)?;
+    let disk = image::disk(&cache, &programs.on_disk)?;
     step.done();
     Ok(Guest {
         kernel: kernel.image,
         initrd,
+        disk,
+        on_disk: programs.on_disk,
         debug: programs.debug,
     })
 }

@@ -104,6 +104,8 @@ pub struct Programs {
     pub packages: PathBuf,
     /// The compiled programs, a file each.
     pub compiled: Vec<PathBuf>,
+    /// The one of them that is also on the disk.
+    pub on_disk: PathBuf,
     /// A static busybox.
     pub busybox: PathBuf,
     /// Debug files by build-id, as below `/usr/lib/debug`.
@@ -138,6 +140,7 @@ pub fn gather(cache: &Path) -> Result<Programs, LinuxError> {
         .collect::<Result<_, _>>()?;
     Ok(Programs {
         packages,
+        on_disk: place.join("shares"),
         compiled,
         busybox,
         debug: debug.join("usr/lib/debug"),
