@@ -400,18 +400,29 @@ fn list() -> GuestShape {
     }
 }
 
+/// At most one look-up in 100,000 races. A single one that loses its processor amid its tries may do so many times over, of which a
+/// short run has too few look-ups to speak: there it is one in 2,000.
+fn assert_almost_none_raced(outcome: &Outcome) {
+    const LONG_RUN: u64 = 2_000_000;
+    let one_in = match outcome.lookups < LONG_RUN {
+        true => 2_000,
+        false => 100_000,
+    };
+    assert!(outcome.raced * one_in <= outcome.lookups, "{outcome:#?}");
+}
+
 #[test]
 fn no_answer_is_wrong_on_a_maple_tree_and_almost_none_raced() {
     let outcome = run(maple_tree(), false);
     assert_right(&outcome);
-    assert!(outcome.raced * 100_000 <= outcome.lookups, "{outcome:#?}");
+    assert_almost_none_raced(&outcome);
 }
 
 #[test]
 fn no_answer_is_wrong_on_a_maple_tree_whose_changes_are_counted() {
     let outcome = run(maple_tree(), true);
     assert_right(&outcome);
-    assert!(outcome.raced * 100_000 <= outcome.lookups, "{outcome:#?}");
+    assert_almost_none_raced(&outcome);
 }
 
 #[test]
