@@ -1,6 +1,7 @@
 //! The one entry point: `cargo xtask COMMAND`.
 
 mod apt;
+mod archive;
 mod cargo;
 mod fuzz;
 mod kvm_tests;

@@ -1,70 +1,36 @@
 //! The lab's initramfs: busybox, the init script and the kernel modules.
 
 use std::io::{self, Write};
-
-use cpio::newc::{self, ModeFileType};
+use std::path::Path;
 
 use super::modules::Module;
+use crate::archive::Archive;
 
 /// The init script; part of what a cached image is made from.
 pub const INIT: &str = include_str!("init.sh");
 
 /// Writes an initramfs (cpio newc, not compressed: the emulated CPU would pay for that).
-pub fn write(mut to: impl Write, busybox: &[u8], modules: &[Module]) -> io::Result<()> {
-    for directory in ["bin", "dev", "lib", "lib/modules"] {
-        add(&mut to, directory, ModeFileType::Directory, 0o755, &[])?;
-    }
-    add(
-        &mut to,
-        "bin/busybox",
-        ModeFileType::Regular,
-        0o755,
-        busybox,
-    )?;
-    add(
-        &mut to,
-        "init",
-        ModeFileType::Regular,
-        0o755,
-        INIT.as_bytes(),
-    )?;
+pub fn write(to: impl Write, busybox: &[u8], modules: &[Module]) -> io::Result<()> {
+    // Nobody asks for the files' times.
+    let mut archive = Archive::new(to, 0);
+    archive.directory(Path::new("dev"))?;
+    archive.file(Path::new("bin/busybox"), 0o755, busybox)?;
+    archive.file(Path::new("init"), 0o755, INIT.as_bytes())?;
     let mut order = String::new();
     for module in modules {
         let path = format!("lib/modules/{}.ko", module.name);
-        add(&mut to, &path, ModeFileType::Regular, 0o644, &module.image)?;
+        archive.file(Path::new(&path), 0o644, &module.image)?;
         order.push_str(&module.name);
         order.push_str(".ko\n");
     }
-    add(
-        &mut to,
-        "lib/modules/order",
-        ModeFileType::Regular,
-        0o644,
-        order.as_bytes(),
-    )?;
-    newc::trailer(to)?.flush()
-}
-
-fn add(
-    to: &mut impl Write,
-    path: &str,
-    kind: ModeFileType,
-    permissions: u32,
-    data: &[u8],
-) -> io::Result<()> {
-    let size = u32::try_from(data.len()).map_err(io::Error::other)?;
-    let mut writer = newc::Builder::new(path)
-        .mode(permissions)
-        .set_mode_file_type(kind)
-        .nlink(1)
-        .write(to, size);
-    writer.write_all(data)?;
-    writer.finish().map(drop)
+    archive.file(Path::new("lib/modules/order"), 0o644, order.as_bytes())?;
+    archive.finish()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cpio::newc;
 
     #[test]
     fn modules_are_listed_in_load_order() {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::LinuxError;
-use super::archive::Archive;
 use super::programs::Programs;
 use crate::apt;
+use crate::archive::Archive;
 use crate::lab::fetch::Kernel;
 use crate::lab::modules::{self, Module};
 use crate::repo;

@@ -2,7 +2,6 @@
 //!
 //! Everything is fetched through apt and unpacked below `target/linux`; nothing is installed but a compiler and make.
 
-mod archive;
 mod image;
 mod module;
 mod programs;
