@@ -127,3 +127,30 @@ fn no_color_is_respected() {
         assert!(!is_coloured(&run(&tool, &["--nope"], &[])), "{tool}");
     }
 }
+
+#[test]
+fn last_of_two_values_counts_as_in_oprofile() {
+    let given = [
+        ("opreport", "-t"),
+        ("opannotate", "-t"),
+        ("opgprof", "-t"),
+        ("oparchive", "-o"),
+        ("opimport", "-a"),
+    ];
+    for (tool, option) in given {
+        let command = oprofile_tools::cli::commands()
+            .into_iter()
+            .find(|command| command.get_name() == tool)
+            .unwrap();
+        let refused = command
+            .try_get_matches_from([tool, option, "1", option, "2"])
+            .err()
+            .map(|error| error.kind());
+        // Other things may be missing.
+        assert_ne!(
+            refused,
+            Some(clap::error::ErrorKind::ArgumentConflict),
+            "{tool}"
+        );
+    }
+}

@@ -2,9 +2,11 @@
 
 use clap::{ArgAction, Args};
 
-// A doc comment here would become the description of the tool.
 #[derive(Debug, Args)]
-#[allow(missing_docs)]
+#[expect(
+    missing_docs,
+    reason = "a doc comment would become the description of the tool"
+)]
 pub struct Common {
     /// Show this help
     #[arg(short = '?', short_alias = 'h', long, action = ArgAction::Help)]

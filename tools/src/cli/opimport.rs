@@ -12,7 +12,8 @@ use super::common::Common;
     name = "opimport",
     version,
     disable_help_flag = true,
-    disable_version_flag = true
+    disable_version_flag = true,
+    args_override_self = true
 )]
 #[command(after_help = "\
 Examples:

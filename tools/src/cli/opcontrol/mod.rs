@@ -59,9 +59,11 @@ pub struct Arguments {
     usage: bool,
 }
 
-// A doc comment here would become the description of the tool.
 #[derive(Debug, clap::Args)]
-#[allow(missing_docs)]
+#[expect(
+    missing_docs,
+    reason = "a doc comment would become the description of the tool"
+)]
 pub struct Settings {
     /// What to sample; a VM is sampled by its timer, so TIMER and default are all there is
     #[arg(short, long, value_name = "EVENT")]
@@ -95,9 +97,11 @@ pub struct Settings {
     pub verbose: Option<String>,
 }
 
-// As above.
 #[derive(Debug, clap::Args)]
-#[allow(missing_docs)]
+#[expect(
+    missing_docs,
+    reason = "a doc comment would become the description of the tool"
+)]
 #[group(multiple = false)]
 pub struct Commands {
     /// Print what is known of the profiling (the default)
