@@ -8,65 +8,79 @@
 
 #include "virtio_oprofile.h"
 
-static void walk_kernel(struct pt_regs *regs, u32 depth, struct tracer *tracer)
+/* Whether there was room for a caller, and it is one. */
+static __always_inline bool add(struct chain *chain, u64 caller)
+{
+	if (unlikely(caller == OPROFILE_ESCAPE))
+		chain->aborted = true;
+	if (chain->count == chain->most || chain->aborted)
+		return false;
+	chain->entries[2 * chain->count] = caller;
+	chain->entries[2 * chain->count + 1] = 0;
+	chain->count++;
+	return true;
+}
+
+static void walk_kernel(struct pt_regs *regs, struct chain *chain)
 {
 	struct unwind_state state;
 	bool first = true;
 
-	for (unwind_start(&state, current, regs, NULL); !unwind_done(&state) && depth;
+	for (unwind_start(&state, current, regs, NULL); !unwind_done(&state);
 	     unwind_next_frame(&state)) {
 		unsigned long address = unwind_get_return_address(&state);
 
-		if (!address)
+		/* The first is the sample itself. */
+		if (!address || !(first || add(chain, address)))
 			break;
-		/* The sample itself. */
-		if (first) {
-			first = false;
-			continue;
-		}
-		if (!tracer->frame(tracer, address))
-			return;
-		depth--;
+		first = false;
 	}
 }
 
-/* The two words at a frame pointer. Nothing may fault in: the copy fails instead. */
-static bool read_frame(u64 pointer, bool wide, u64 *next, u64 *address)
-{
-	u64 words[2];
-	u32 halves[2];
+/*
+ * Frames are a caller's frame pointer and a return address, each of `type`. Page faults are disabled: what is not there ends the
+ * walk. Stacks grow down, so callers' frames lie above: no chain goes in circles.
+ */
+#define WALK_FRAMES(type, chain, pointer)                                                          \
+	do {                                                                                       \
+		const type __user *frame = (const type __user *)(pointer);                         \
+		const u64 last = TASK_SIZE_MAX - 2 * sizeof(type);                                 \
+		type next, caller;                                                                 \
+												   \
+		if (!user_access_begin(frame, 2 * sizeof(type)))                                   \
+			break;                                                                     \
+		for (;;) {                                                                         \
+			unsafe_get_user(next, &frame[0], end);                                     \
+			unsafe_get_user(caller, &frame[1], end);                                   \
+			if (!caller || !add(chain, caller) || next <= (u64)frame || next > last)   \
+				break;                                                             \
+			frame = (const type __user *)(u64)next;                                    \
+		}                                                                                  \
+end:                                                                                               \
+		user_access_end();                                                                 \
+	} while (0)
 
-	if (wide) {
-		if (copy_from_user_nofault(words, (const void __user *)pointer, sizeof(words)))
-			return false;
-		*next = words[0];
-		*address = words[1];
-		return true;
-	}
-	if (copy_from_user_nofault(halves, (const void __user *)pointer, sizeof(halves)))
-		return false;
-	*next = halves[0];
-	*address = halves[1];
-	return true;
+static void walk_wide(u64 pointer, struct chain *chain)
+{
+	WALK_FRAMES(u64, chain, pointer);
 }
 
-static void walk_user(struct pt_regs *regs, u32 depth, struct tracer *tracer)
+static void walk_narrow(u64 pointer, struct chain *chain)
 {
-	bool wide = user_64bit_mode(regs);
-	u64 pointer = regs->bp, next, address;
-
-	/* Stacks grow down, so callers' frames lie above: no chain goes in circles. */
-	for (; depth && pointer && read_frame(pointer, wide, &next, &address); depth--) {
-		if (!address || !tracer->frame(tracer, address) || next <= pointer)
-			return;
-		pointer = next;
-	}
+	WALK_FRAMES(u32, chain, pointer);
 }
 
-void backtrace_walk(struct pt_regs *regs, u32 depth, struct tracer *tracer)
+void backtrace_walk(struct pt_regs *regs, struct chain *chain)
 {
-	if (user_mode(regs))
-		walk_user(regs, depth, tracer);
+	if (!user_mode(regs)) {
+		walk_kernel(regs, chain);
+		return;
+	}
+	/* The processor was in user mode, so what it has loaded is the address space of the current task. */
+	pagefault_disable();
+	if (user_64bit_mode(regs))
+		walk_wide(regs->bp, chain);
 	else
-		walk_kernel(regs, depth, tracer);
+		walk_narrow(regs->bp, chain);
+	pagefault_enable();
 }

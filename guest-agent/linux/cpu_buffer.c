@@ -315,19 +315,18 @@ static void write_truth(struct cpu_buffer *buffer, struct mm_struct *mm, u64 pc)
 
 /* Sampling. */
 
-struct buffer_tracer {
-	struct tracer tracer;
-	struct cpu_buffer *buffer;
-};
-
-static bool write_frame(struct tracer *tracer, u64 pc)
+static void write_callers(struct cpu_buffer *buffer, struct pt_regs *regs)
 {
-	struct cpu_buffer *buffer = container_of(tracer, struct buffer_tracer, tracer)->buffer;
+	struct sample_buffer *open = buffer->open;
+	struct chain chain = {
+		.entries = open->words + open->used,
+		.most = min(buffer->depth, (buffer->capacity - open->used) / FRAME_WORDS),
+	};
 
-	if (pc != OPROFILE_ESCAPE && write_entry(buffer, pc, 0))
-		return true;
-	buffer->counters.aborted++;
-	return false;
+	backtrace_walk(regs, &chain);
+	open->used += chain.count * FRAME_WORDS;
+	if (chain.aborted || (chain.count == chain.most && chain.most < buffer->depth))
+		buffer->counters.aborted++;
 }
 
 static void sample(struct cpu_buffer *buffer, struct pt_regs *regs)
@@ -368,12 +367,7 @@ static void sample(struct cpu_buffer *buffer, struct pt_regs *regs)
 	hold(buffer, task, mm);
 	buffer->open->samples++;
 	if (depth) {
-		struct buffer_tracer tracer = {
-			.tracer.frame = write_frame,
-			.buffer = buffer,
-		};
-
-		backtrace_walk(regs, depth, &tracer.tracer);
+		write_callers(buffer, regs);
 	} else if (truth && !is_kernel) {
 		write_truth(buffer, mm, pc);
 	}

@@ -80,11 +80,15 @@ bool cpu_buffer_post_space(struct oprofile_device *dev, u32 cpu, u64 mm, u64 not
 bool cpu_buffers_hold(struct oprofile_device *dev, u64 mm);
 void cpu_buffers_count(struct oprofile_device *dev, struct cpu_counters *sum);
 
-/* backtrace.c: offers return addresses, nearest caller first, until `frame` refuses one. */
-struct tracer {
-	bool (*frame)(struct tracer *tracer, u64 pc);
+/* backtrace.c: a sample's callers, nearest first, as entries of a sample buffer. */
+struct chain {
+	u64 *entries;
+	/* Entries that there are, and room for. */
+	u32 count, most;
+	/* It held what is no address. */
+	bool aborted;
 };
-void backtrace_walk(struct pt_regs *regs, u32 depth, struct tracer *tracer);
+void backtrace_walk(struct pt_regs *regs, struct chain *chain);
 
 /* clock.c: a timer on each CPU that rests while the CPU idles. */
 int clock_init(struct oprofile_device *dev);

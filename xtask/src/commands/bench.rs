@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::Failure;
 use crate::cargo::{build_tools, run};
+use crate::linux::overhead;
 use crate::repo;
 
 /// The job that runs the report tools.
@@ -23,6 +24,9 @@ pub struct Arguments {
     /// Measures fewer rounds.
     #[arg(long)]
     quick: bool,
+    /// Counts what the module costs in a Debian guest, in instructions, instead of the jobs.
+    #[arg(long, conflicts_with_all = ["session", "names"])]
+    linux: bool,
     /// Writes the session that the report tools are measured with into this directory and leaves it there.
     #[arg(long, value_name = "DIR")]
     session: Option<PathBuf>,
@@ -33,6 +37,16 @@ pub struct Arguments {
 
 /// Runs the benchmarks. A missed target is in their table and no failure; a wrong result is one.
 pub fn run_bench(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    if arguments.linux {
+        let costs = overhead::measure(arguments.quick).map_err(Failure::new)?;
+        if arguments.json {
+            let json = serde_json::to_string_pretty(&costs).map_err(Failure::new)?;
+            println!("{json}");
+        } else {
+            print!("{costs}");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut command: Vec<String> = ["run", "--quiet", "--release", "--"]
         .map(str::to_owned)
         .into();

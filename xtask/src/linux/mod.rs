@@ -4,6 +4,7 @@
 
 mod image;
 mod module;
+pub mod overhead;
 mod programs;
 
 use std::fs;
@@ -38,6 +39,14 @@ pub enum LinuxError {
         command: String,
         /// The end of what it printed.
         output: String,
+    },
+    /// The measuring guest did not come to its end.
+    #[error("The guest that measures the agent {what}; it said:\n{said}")]
+    Measurement {
+        /// What went wrong.
+        what: &'static str,
+        /// The end of its console.
+        said: String,
     },
     /// A file cannot be read or written.
     #[error("Cannot use {}", path.display())]

@@ -15,6 +15,11 @@ use crate::tail;
 const SOURCES: &str = "guest-agent/linux";
 /// The module's file.
 const MODULE: &str = "virtio_oprofile.ko";
+/// A profiling device inside the guest, for measuring the module.
+const LOOPBACK_SOURCES: &str = "images/linux/bench";
+const LOOPBACK: &str = "oprofile_loopback.ko";
+/// What both include.
+const HEADER: &str = "oprofile_wire.h";
 /// Lines of a failed build that are shown.
 const SHOWN_LINES: usize = 30;
 /// The compiler that Debian's kernels of this series are built with.
@@ -30,6 +35,17 @@ pub fn build(cache: &Path, version: &str, headers: &Path) -> Result<PathBuf, Lin
     make(headers, &place, version)?;
     step.done();
     Ok(place.join(MODULE))
+}
+
+/// The module that stands in for the host's device; [`build`] has found the tools.
+pub fn build_loopback(cache: &Path, version: &str, headers: &Path) -> Result<PathBuf, LinuxError> {
+    let place = cache.join("loopback");
+    copy_changed(&repo::root().join(LOOPBACK_SOURCES), &place)?;
+    let header = repo::root().join(SOURCES).join(HEADER);
+    let copy = place.join(HEADER);
+    fs::copy(&header, &copy).map_err(LinuxError::file(&copy))?;
+    make(headers, &place, version)?;
+    Ok(place.join(LOOPBACK))
 }
 
 /// The headers of a kernel and what builds with them, in one tree below which they believe to be `/usr/src`.
