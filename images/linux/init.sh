@@ -39,7 +39,7 @@ echo "guest: Linux $(uname -r), $(nproc) vCPUs, programs run for $seconds s"
 case $parameters in
 *truth*)
 	find /bin /usr/bin /usr/lib /lib -xdev -type f \( -perm -100 -o -name '*.so*' \) \
-		-exec stat -c 'truth %i %n' {} +
+		-exec stat -c 'truth %d %i %n' {} +
 	;;
 esac
 end=$(($(date +%s) + seconds))
@@ -70,8 +70,16 @@ wanted sqlite && until_end sqlite3 :memory: 'with recursive c(x) as (select 1 un
 wanted storm && until_end brief 40 &
 wanted storm && until_end brief 60 &
 wanted plugin && plugin $milliseconds &
-# A program in memory only, and one that is deleted while it runs.
+# Programs from memory only, from a file without a path, from both layers of an overlay, and one that is deleted while it runs.
 if wanted files; then
+	memfd /usr/bin/shares $milliseconds &
+	mkdir -p /lower /merged /tmp/upper /tmp/work
+	cp /usr/bin/shares /lower/below
+	mount -t overlay -o lowerdir=/lower,upperdir=/tmp/upper,workdir=/tmp/work overlay /merged ||
+		fail "cannot mount an overlay"
+	cp /usr/bin/shares /merged/above
+	/merged/below $milliseconds &
+	/merged/above $milliseconds &
 	cp /usr/bin/shares /tmp/moved
 	/tmp/moved $milliseconds &
 	cp /usr/bin/shares /tmp/deleted

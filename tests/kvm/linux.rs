@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use oprofile_images::truth::{Group, Image, Share};
@@ -61,6 +62,9 @@ fn run(part: &str, seconds: u32, cpus: u32) -> (Ended, Profile) {
         received > 1_000 && unresolved * 1_000 <= received,
         "{account:#?}"
     );
+    // Requests need the host's answer; sample buffers wait for its next look, unless the host is slow.
+    let kicks = account.of("kicks") - account.of("requests").min(account.of("kicks"));
+    assert!(kicks * 64 <= received, "{account:#?}");
     let output = ended.output();
     assert!(output.contains("the agent has counted"), "{output}");
     assert!(!output.contains(" failed"), "{output}");
@@ -79,10 +83,17 @@ fn programs_and_libraries_of_a_debian_guest_have_their_names() {
         let samples = profile.samples(|row| row.image.as_deref() == Some(library));
         assert!(samples > 0, "nothing in {library}: {}", ended.output());
     }
-    // Only in memory, and deleted while it runs.
-    assert!(profile.samples(|row| row.application == "/tmp/moved") > 0);
-    let deleted = profile.samples(|row| row.application.starts_with("/tmp/deleted"));
-    assert!(deleted > 0, "{}", ended.output());
+    // In memory only, from both layers of an overlay, deleted while it runs, without a path.
+    for start in [
+        "/tmp/moved",
+        "/merged/below",
+        "/merged/above",
+        "/tmp/deleted",
+        "/memfd:in-memory",
+    ] {
+        let samples = profile.samples(|row| row.application.starts_with(start));
+        assert!(samples > 0, "nothing of {start}: {}", ended.output());
+    }
     let kernel = profile.samples(|row| row.symbol == "finish_task_switch.isra.0");
     let module = profile.samples(|row| row.application.ends_with("/virtio_mmio.ko"));
     assert!(kernel > 0, "no function of the kernel has its name");
@@ -132,7 +143,10 @@ fn libraries_that_come_and_go_are_told_apart_on_linux() {
 }
 
 /// How long the VMM may take to serve its control socket: at once, save where a slow processor is shared.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Between two tries: each is a program that takes the processor from what it waits for.
+const PAUSE: Duration = Duration::from_millis(300);
 
 fn start_profiling(socket: &Path) {
     let deadline = Instant::now() + PATIENCE;
@@ -147,6 +161,7 @@ fn start_profiling(socket: &Path) {
         }
         let told = String::from_utf8_lossy(&answer.stderr);
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {told}");
+        thread::sleep(PAUSE);
     }
 }
 
@@ -164,6 +179,7 @@ fn compared(part: &str, seconds: u32, cpus: u32, agent: &str) -> Verdict {
     let deadline = Instant::now() + PATIENCE;
     while !socket.exists() {
         assert!(Instant::now() < deadline, "no socket within {PATIENCE:?}");
+        thread::sleep(PAUSE);
     }
     let text = directory.path().join("events");
     let mut reader = Command::new(bin_dir().join("opread"))
@@ -182,15 +198,32 @@ fn compared(part: &str, seconds: u32, cpus: u32, agent: &str) -> Verdict {
     verdict
 }
 
-#[test]
-fn each_sample_of_a_debian_guest_lies_where_its_kernel_saw_it() {
-    let verdict = compared("", 6, 2, "");
+/// The whole mix. Returns how many samples were compared.
+fn mix_lies_where_the_kernel_saw_it(seconds: u32, cpus: u32) -> u64 {
+    let verdict = compared("", seconds, cpus, "");
     assert_eq!(verdict.wrong, 0, "{verdict:#?}");
     assert!(
         verdict.unresolved * 1_000 <= verdict.compared,
         "{verdict:#?}"
     );
     assert!(verdict.known_files >= 10, "{verdict:#?}");
+    verdict.compared
+}
+
+#[test]
+fn each_sample_of_a_guest_with_one_vcpu_lies_where_its_kernel_saw_it() {
+    mix_lies_where_the_kernel_saw_it(4, 1);
+}
+
+#[test]
+fn each_sample_of_a_guest_with_two_vcpus_lies_where_its_kernel_saw_it() {
+    mix_lies_where_the_kernel_saw_it(4, 2);
+}
+
+#[test]
+fn each_of_fifty_thousand_samples_lies_where_the_kernel_saw_it() {
+    let compared = mix_lies_where_the_kernel_saw_it(12, 4);
+    assert!(compared >= 50_000, "{compared}");
 }
 
 #[test]

@@ -45,12 +45,16 @@ fn number(word: &str) -> Option<u64> {
     u64::from_str_radix(word.strip_prefix("0x")?, 16).ok()
 }
 
-/// The paths that the guest told on its console: `truth INODE PATH`.
-fn told_paths(console: &str) -> HashMap<u64, String> {
+/// The paths that the guest told on its console: `truth DEVICE INODE PATH`; by device and inode.
+fn told_paths(console: &str) -> HashMap<(u64, u64), String> {
     console
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("truth ")?.split_once(' '))
-        .filter_map(|(inode, path)| Some((inode.parse().ok()?, path.to_owned())))
+        .filter_map(|line| {
+            let mut words = line.trim().strip_prefix("truth ")?.splitn(3, ' ');
+            let mut number = || words.next()?.parse().ok();
+            let key = (number()?, number()?);
+            Some((key, words.next()?.to_owned()))
+        })
         .collect()
 }
 
@@ -92,15 +96,14 @@ pub fn judge(events: &str, console: &str) -> Verdict {
                 let right_file = match truth.inode {
                     0 => !is_file,
                     inode => {
-                        if told.contains_key(&inode) {
-                            known.insert(inode);
+                        let key = (truth.device, inode);
+                        if told.contains_key(&key) {
+                            known.insert(key);
                         }
                         // The first name stands for the file, unless the guest told it.
-                        let expected = told.get(&inode).unwrap_or_else(|| {
-                            paths
-                                .entry((truth.device, inode))
-                                .or_insert_with(|| path.to_owned())
-                        });
+                        let expected = told
+                            .get(&key)
+                            .unwrap_or_else(|| paths.entry(key).or_insert_with(|| path.to_owned()));
                         is_file && expected == path
                     }
                 };
@@ -128,7 +131,7 @@ pub fn judge(events: &str, console: &str) -> Verdict {
 mod tests {
     use super::*;
 
-    const CONSOLE: &str = "noise\ntruth 7 /bin/a\ntruth 8 /lib/b\n";
+    const CONSOLE: &str = "noise\ntruth 1 7 /bin/a\ntruth 1 8 /lib/b\n";
 
     fn of(events: &str) -> Verdict {
         judge(events, CONSOLE)
@@ -169,6 +172,13 @@ mod tests {
             (verdict.compared, verdict.unresolved, verdict.wrong),
             (2, 1, 0)
         );
+    }
+
+    #[test]
+    fn the_same_inode_of_another_device_is_another_file() {
+        let verdict =
+            of("cookie 0x2 /tmp/x\nsample 0x10 event 0\ndata 13 0x10 0x7 0x10 0x2 0x0 0x0 0x9\n");
+        assert_eq!((verdict.wrong, verdict.known_files), (0, 0), "{verdict:?}");
     }
 
     #[test]

@@ -55,6 +55,9 @@ pub enum KvmTestError {
     /// There are none.
     #[error("There is no test named {PREFIX}…, so nothing was tested on KVM")]
     None,
+    /// The names that were asked for are no tests'.
+    #[error("No test on KVM has {0:?} in its name; `cargo xtask test` prints the names")]
+    NoneNamed(String),
     /// A program does not tell its tests.
     #[error("{0} does not list its tests")]
     List(String, #[source] io::Error),
@@ -113,11 +116,30 @@ impl Case<'_> {
     }
 }
 
-/// Runs every test on `machine`, in one boot of it; when the lab goes down, the rest in another one. `environment` is what they
+/// Which tests to run.
+#[derive(Debug, Clone, Copy)]
+pub enum Selection<'a> {
+    /// Each of them.
+    All,
+    /// Those that have this in their name, `kvm_program::test`.
+    Named(&'a str),
+}
+
+impl Selection<'_> {
+    fn takes(self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(part) => name.contains(part),
+        }
+    }
+}
+
+/// Runs the selected tests on `machine`, in one boot of it; when the lab goes down, the rest in another one. `environment` is what they
 /// find set besides.
 pub fn run(
     machine: &Machine,
     programs: &[TestProgram],
+    selection: Selection<'_>,
     environment: &[(OsString, OsString)],
 ) -> Result<(bool, Tally), KvmTestError> {
     let mut waiting = Vec::new();
@@ -130,7 +152,11 @@ pub fn run(
             attempts: 0,
         }));
     }
+    waiting.retain(|case| selection.takes(&case.name()));
     let tests = waiting.len();
+    if let (0, Selection::Named(part)) = (tests, selection) {
+        return Err(KvmTestError::NoneNamed(part.to_owned()));
+    }
     let mut tally = Tally::default();
     while !waiting.is_empty() {
         let down = boot(machine, &waiting, environment)?;

@@ -11,7 +11,7 @@ use super::lint;
 use crate::Failure;
 use crate::apt;
 use crate::cargo;
-use crate::kvm_tests::{self, KvmTestError};
+use crate::kvm_tests::{self, KvmTestError, Selection};
 use crate::linux;
 use crate::machine;
 use crate::step::{Step, note};
@@ -36,12 +36,32 @@ const BENCHMARKS: &str = "bench/Cargo.toml";
 /// The fuzz targets' workspace: every input of the corpus once, without libFuzzer; new ones are for `cargo xtask fuzz`.
 const FUZZ_TARGETS: &[&str] = &["fuzz/Cargo.toml", "--package=oprofile-fuzz-targets"];
 
-/// Checks everything: format, clippy, all tests. Tests that need KVM run on this machine if a probe
+/// Checks everything: format, clippy, all tests; or some of the tests on KVM. Tests that need KVM run on this machine if a probe
 /// finds its KVM real, else in the lab; that they cannot be run is a failure.
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(flatten)]
     choice: ChoiceArguments,
+    /// Only the tests of Debian guests, on KVM.
+    #[arg(long, conflicts_with = "kvm")]
+    linux: bool,
+    /// Only tests on KVM; with PART those that have it in their name, `kvm_program::test`.
+    #[arg(long, value_name = "PART", num_args = 0..=1, default_missing_value = "")]
+    kvm: Option<String>,
+}
+
+/// How the programs are called whose tests boot a Debian guest.
+const LINUX: &str = "kvm_linux";
+
+impl Arguments {
+    /// The tests on KVM to run, if nothing else is to be.
+    fn only_kvm(&self) -> Option<Selection<'_>> {
+        match &self.kvm {
+            _ if self.linux => Some(Selection::Named(LINUX)),
+            Some(part) => Some(Selection::Named(part)),
+            None => None,
+        }
+    }
 }
 
 /// How one phase ended.
@@ -69,30 +89,17 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         });
     };
 
-    phase("lint", &mut || Ok(lint::run_lint().map(|()| true)?));
-    phase("tests without KVM", &mut || {
-        apt::program(
-            "python3",
-            "python3",
-            "docs/control-protocol.md has a program",
-        )?;
-        let step = Step::begin("tests without KVM");
-        let mut all_passed = true;
-        for arguments in [
-            ["test", "--no-fail-fast", "--workspace"].as_slice(),
-            &[&["test", "--no-fail-fast", "--manifest-path"], GUEST_CRATES].concat(),
-            &["test", "--no-fail-fast", "--manifest-path", BENCHMARKS],
-            &[&["test", "--no-fail-fast", "--manifest-path"], FUZZ_TARGETS].concat(),
-        ] {
-            let (passed, stdout) = cargo::run_and_keep(arguments, HOST_LIMIT)?;
-            tally += Tally::of(&stdout);
-            all_passed &= passed;
-        }
-        step.done();
-        Ok(all_passed)
-    });
+    let only_kvm = arguments.only_kvm();
+    if only_kvm.is_none() {
+        phase("lint", &mut || Ok(lint::run_lint().map(|()| true)?));
+        phase("tests without KVM", &mut || {
+            let (passed, results) = without_kvm()?;
+            tally += results;
+            Ok(passed)
+        });
+    }
     phase("tests on KVM", &mut || {
-        let (passed, results) = on_kvm(arguments)?;
+        let (passed, results) = on_kvm(arguments, only_kvm.unwrap_or(Selection::All))?;
         tally += results;
         Ok(passed)
     });
@@ -113,7 +120,32 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     })
 }
 
-fn on_kvm(arguments: &Arguments) -> Result<(bool, Tally), Box<dyn Error>> {
+fn without_kvm() -> Result<(bool, Tally), Box<dyn Error>> {
+    apt::program(
+        "python3",
+        "python3",
+        "docs/control-protocol.md has a program",
+    )?;
+    let step = Step::begin("tests without KVM");
+    let (mut all_passed, mut tally) = (true, Tally::default());
+    for arguments in [
+        ["test", "--no-fail-fast", "--workspace"].as_slice(),
+        &[&["test", "--no-fail-fast", "--manifest-path"], GUEST_CRATES].concat(),
+        &["test", "--no-fail-fast", "--manifest-path", BENCHMARKS],
+        &[&["test", "--no-fail-fast", "--manifest-path"], FUZZ_TARGETS].concat(),
+    ] {
+        let (passed, stdout) = cargo::run_and_keep(arguments, HOST_LIMIT)?;
+        tally += Tally::of(&stdout);
+        all_passed &= passed;
+    }
+    step.done();
+    Ok((all_passed, tally))
+}
+
+fn on_kvm(
+    arguments: &Arguments,
+    selection: Selection<'_>,
+) -> Result<(bool, Tally), Box<dyn Error>> {
     let metadata = cargo::metadata()?;
     let names = kvm_tests::names(&metadata)?;
     let machine = machine::choose(arguments.choice.into()).map_err(KvmTestError::from)?;
@@ -130,7 +162,7 @@ fn on_kvm(arguments: &Arguments) -> Result<(bool, Tally), Box<dyn Error>> {
         ("OPROFILE_LINUX_SHARES".into(), guest.on_disk.into()),
     ];
     let step = Step::begin("tests on KVM");
-    let result = kvm_tests::run(&machine, &programs, &environment)?;
+    let result = kvm_tests::run(&machine, &programs, selection, &environment)?;
     step.done();
     Ok(result)
 }

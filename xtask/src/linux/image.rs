@@ -17,7 +17,7 @@ use crate::repo;
 const INIT: &str = "images/linux/init.sh";
 
 /// Modules of the kernel that the guest loads before ours.
-const WANTED: [&str; 3] = ["virtio_mmio", "virtio_blk", "ext4"];
+const WANTED: [&str; 4] = ["virtio_mmio", "virtio_blk", "ext4", "overlay"];
 
 /// When all files of the image were modified: any time but 0, which a session takes for unknown. 2026-01-01.
 const MODIFIED: u32 = 1_767_225_600;
