@@ -1,5 +1,6 @@
 //! The device's account: what came in, and where each sample ended.
 
+use crate::clock::ClockAccount;
 use crate::fault::{Fault, Faults};
 use crate::sync::{self, Statistics};
 
@@ -64,6 +65,8 @@ pub struct Account {
     pub syncs: u64,
     /// Cookies given out.
     pub cookies: u64,
+    /// What became of the host's clock's ticks, where it is the host that gives the clock.
+    pub clock: ClockAccount,
     /// Bad input by kind.
     pub faults: Faults,
     /// The same by vCPU; index is the vCPU.
@@ -130,6 +133,11 @@ impl Account {
             ("doorbells", self.doorbells),
             ("syncs", self.syncs),
             ("cookies", self.cookies),
+            ("nmis_sent", self.clock.sent),
+            ("nmis_refused", self.clock.refused),
+            ("ticks_idle", self.clock.idle),
+            ("ticks_pending", self.clock.pending),
+            ("ticks_missed", self.clock.missed),
         ];
         let faults = self
             .faults

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`front`] | the virtio side: configuration space, queues, doorbell ([`Device`]) |
 //! | [`control_files`] | OProfile's control files over the device, or any profiler: settings, start and stop, counters |
+//! | [`clock`] | the host's clock: NMIs for vCPUs whose driver asked for them |
 //! | `control` | control requests, read from bytes |
 //! | `engine` | takes buffers and requests from the queues, feeds the pipeline |
 //! | [`guest`] | guest memory: page tables, tasks, VMAs, files |
@@ -14,6 +15,7 @@
 //! | [`settings`] | what the host decides beforehand |
 //! | [`account`], [`fault`] | what came in, where it ended, what was wrong with it |
 pub mod account;
+pub mod clock;
 mod control;
 pub mod control_files;
 pub mod cookies;
@@ -32,9 +34,10 @@ pub mod test_utils;
 mod tests;
 
 pub use account::{Account, VcpuAccount};
+pub use clock::{ClockAccount, HostClock};
 pub use cookies::CookieTarget;
 pub use event_buffer::{EventReader, OpenError};
 pub use fault::{Fault, Faults};
 pub use front::{ActivateError, Device, Interrupt, SYNC_PERIOD};
 pub use kernel::Kernel;
-pub use settings::{Settings, SettingsError};
+pub use settings::{Clock, Settings, SettingsError};

@@ -19,6 +19,16 @@ pub const MAX_EVENT_BUFFER_WORDS: usize = 128 * 1024 * 1024;
 /// Largest per-vCPU buffer in entries (16 MiB of guest memory each).
 pub const MAX_CPU_BUFFER_ENTRIES: u32 = 1024 * 1024;
 
+/// What makes a vCPU take a sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// A timer of the guest: its samples wait while interrupts are off.
+    #[default]
+    GuestTimer,
+    /// NMIs that the host sends to running vCPUs; a guest without a handler for them falls back to its timer.
+    HostNmi,
+}
+
 /// Settings that a device is made with. Depth and the buffers' sizes can be changed later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -38,6 +48,8 @@ pub struct Settings {
     pub sample_buffer_bytes: u32,
     /// Whether samples that come when their process is gone are resolved by what is remembered of it; OProfile loses them.
     pub late_samples: bool,
+    /// What makes a vCPU take a sample. With [`Clock::HostNmi`] somebody must serve [`crate::HostClock`].
+    pub clock: Clock,
 }
 
 impl Default for Settings {
@@ -52,6 +64,7 @@ impl Default for Settings {
             cpu_buffer_size: 8_192,
             sample_buffer_bytes: 4_096,
             late_samples: true,
+            clock: Clock::GuestTimer,
         }
     }
 }

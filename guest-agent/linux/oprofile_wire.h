@@ -23,6 +23,7 @@
 #define OPROFILE_CAPABILITY_KERNEL_SYMBOLS 0x4
 #define OPROFILE_CAPABILITY_TASK_FREE 0x8
 #define OPROFILE_CAPABILITY_CHANGE_WORDS 0x10
+#define OPROFILE_CAPABILITY_HOST_NMI 0x20
 
 struct oprofile_config {
 	__le32 magic;
@@ -52,6 +53,7 @@ static_assert(sizeof(struct oprofile_config) == 56);
 #define OPROFILE_KIND_SYMBOLS 0x4
 #define OPROFILE_KIND_TASK_FREE 0x5
 #define OPROFILE_KIND_QUIESCED 0x6
+#define OPROFILE_KIND_HOST_CLOCK 0x7
 
 #define OPROFILE_FLAG_FIRST 0x1
 #define OPROFILE_FLAG_LAST 0x2
@@ -121,6 +123,24 @@ struct oprofile_symbol_entry {
 	__le16 name_bytes;
 };
 static_assert(sizeof(struct oprofile_symbol_entry) == 16);
+
+struct oprofile_host_clock {
+	__le32 vcpu;
+	__le32 apic_id;
+	__le64 cell;
+};
+static_assert(sizeof(struct oprofile_host_clock) == 16);
+
+/* Clock cells. */
+struct oprofile_clock_cell {
+	__le32 sent;
+	__le32 taken;
+	__le32 busy;
+	__le32 reserved;
+};
+static_assert(sizeof(struct oprofile_clock_cell) == 16);
+
+#define OPROFILE_MAX_APIC_ID 254u
 
 /* Layout descriptor. */
 #define OPROFILE_LAYOUT_MAGIC 0x4f59414c

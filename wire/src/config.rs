@@ -25,8 +25,11 @@ pub mod capability {
     pub const TASK_FREE: u64 = 1 << 3;
     /// The driver keeps change words, see [`crate::changes`].
     pub const CHANGE_WORDS: u64 = 1 << 4;
+    /// The host wants to be the sampling clock, by NMIs, see [`crate::clock`]. Offered only then.
+    pub const HOST_NMI: u64 = 1 << 5;
     /// Everything that this version knows.
-    pub const ALL: u64 = FLUSH_DOORBELL | BACKTRACE | KERNEL_SYMBOLS | TASK_FREE | CHANGE_WORDS;
+    pub const ALL: u64 =
+        FLUSH_DOORBELL | BACKTRACE | KERNEL_SYMBOLS | TASK_FREE | CHANGE_WORDS | HOST_NMI;
 }
 
 /// The configuration space, 56 bytes.

@@ -31,6 +31,9 @@ pub mod kind {
     /// No payload: the driver's clocks are stopped and every buffer has been posted. Answered when the device has
     /// drained all sample queues; sent after the host cleared `enable`, and before the guest powers off.
     pub const QUIESCED: u16 = 6;
+    /// [`super::HostClock`]: the NMIs of a vCPU begin or end. Wants the capability
+    /// [`HOST_NMI`](crate::config::capability::HOST_NMI) in force.
+    pub const HOST_CLOCK: u16 = 7;
 }
 
 /// Flags of a request.
@@ -213,6 +216,20 @@ pub struct TaskFree {
     pub reserved: U32,
 }
 
+/// NMIs of a vCPU begin or end, 16 bytes.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct HostClock {
+    /// vCPU index.
+    pub vcpu: U32,
+    /// Its APIC id, at most [`crate::clock::MAX_APIC_ID`].
+    pub apic_id: U32,
+    /// GPA of its [clock cell](crate::clock::ClockCell), zeroed but for `busy`; 0: no more NMIs.
+    pub cell: U64,
+}
+
 /// Most tasks in one task-free request.
 pub const MAX_TASKS_PER_REQUEST: usize = 256;
 
@@ -284,6 +301,7 @@ mod tests {
         assert_eq!(size_of::<SymbolsHeader>(), 16);
         assert_eq!(size_of::<SymbolEntry>(), 16);
         assert_eq!(size_of::<TaskFree>(), 8);
+        assert_eq!(size_of::<HostClock>(), 16);
     }
 
     proptest! {

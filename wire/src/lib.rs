@@ -6,6 +6,7 @@
 //! | module | what crosses the boundary |
 //! |---|---|
 //! | [`changes`] | change words: which address spaces are about to lose executable mappings |
+//! | [`clock`] | clock cells: NMIs as the sampling clock |
 //! | [`config`] | the device's configuration space, with the host's settings and the flush doorbell |
 //! | [`control`] | requests on the control queue (queue 0) and their answers |
 //! | [`layout`] | the layout descriptor: where the guest kernel keeps the fields that the host walks |
@@ -13,6 +14,7 @@
 #![no_std]
 
 pub mod changes;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod layout;

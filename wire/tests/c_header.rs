@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use oprofile_wire::clock::{self, ClockCell};
 use oprofile_wire::config::{self, ConfigSpace, capability};
 use oprofile_wire::control::{
-    self, CpuState, Hello, ModuleEntry, RequestHeader, Response, SymbolEntry, SymbolsHeader, flag,
-    kind, status,
+    self, CpuState, Hello, HostClock, ModuleEntry, RequestHeader, Response, SymbolEntry,
+    SymbolsHeader, flag, kind, status,
 };
 use oprofile_wire::layout::{self, DescriptorHeader, Field, LayoutEntry, VmaStore};
 use oprofile_wire::sample::{self, BufferHeader, note};
@@ -95,7 +96,7 @@ fn configuration(text: &mut String) {
     constants!(text, "CONFIG_", config, MAGIC);
     #[rustfmt::skip]
     constants!(text, "CAPABILITY_", capability,
-        FLUSH_DOORBELL, BACKTRACE, KERNEL_SYMBOLS, TASK_FREE, CHANGE_WORDS);
+        FLUSH_DOORBELL, BACKTRACE, KERNEL_SYMBOLS, TASK_FREE, CHANGE_WORDS, HOST_NMI);
     #[rustfmt::skip]
     structure!(text, ConfigSpace, "oprofile_config",
         magic, version, capabilities, vcpus, enable, period_ns, event, backtrace_depth,
@@ -108,7 +109,7 @@ fn requests(text: &mut String) {
     writeln!(text, "/* Requests. */").unwrap();
     constants!(text, "", control, MAX_REQUEST_BYTES, MAX_NAME_BYTES);
     #[rustfmt::skip]
-    constants!(text, "KIND_", kind, HELLO, CPU_STATE, MODULES, SYMBOLS, TASK_FREE, QUIESCED);
+    constants!(text, "KIND_", kind, HELLO, CPU_STATE, MODULES, SYMBOLS, TASK_FREE, QUIESCED, HOST_CLOCK);
     constants!(text, "FLAG_", flag, FIRST, LAST, MODULE_COMING);
     constants!(text, "STATUS_", status, OK);
     #[rustfmt::skip]
@@ -127,6 +128,22 @@ fn requests(text: &mut String) {
     structure!(text, SymbolsHeader, "oprofile_symbols_header", image_base, count, reserved);
     #[rustfmt::skip]
     structure!(text, SymbolEntry, "oprofile_symbol_entry", address, size, reserved, name_bytes);
+    structure!(text, HostClock, "oprofile_host_clock", vcpu, apic_id, cell);
+}
+
+fn host_clock(text: &mut String) {
+    writeln!(text, "/* Clock cells. */").unwrap();
+    structure!(
+        text,
+        ClockCell,
+        "oprofile_clock_cell",
+        sent,
+        taken,
+        busy,
+        reserved
+    );
+    let highest = clock::MAX_APIC_ID;
+    writeln!(text, "#define OPROFILE_MAX_APIC_ID {highest}u\n").unwrap();
 }
 
 fn descriptor(text: &mut String) {
@@ -176,7 +193,14 @@ fn samples(text: &mut String) {
 
 fn header() -> String {
     let mut text = HEAD.to_owned();
-    for part in [general, configuration, requests, descriptor, samples] {
+    for part in [
+        general,
+        configuration,
+        requests,
+        host_clock,
+        descriptor,
+        samples,
+    ] {
         part(&mut text);
     }
     text.push_str("#endif\n");

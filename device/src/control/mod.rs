@@ -3,7 +3,7 @@
 pub(crate) mod lists;
 
 use oprofile_wire::control::{
-    CpuState, HasName, Hello, MAX_NAME_BYTES, MAX_TASKS_PER_REQUEST, ModuleEntry, Named,
+    CpuState, HasName, Hello, HostClock, MAX_NAME_BYTES, MAX_TASKS_PER_REQUEST, ModuleEntry, Named,
     RequestHeader, SymbolEntry, SymbolsHeader, TaskFree, kind, status, take_named,
 };
 use oprofile_wire::{Cursor, PROTOCOL_VERSION};
@@ -46,6 +46,7 @@ pub(crate) enum Request<'a> {
     /// Which tasks does not matter: the device keeps no pointer that it does not get anew with each buffer.
     TaskFree,
     Quiesced,
+    HostClock(&'a HostClock),
 }
 
 /// Bytes of a request that know their position, for answers that say where it went wrong.
@@ -158,6 +159,11 @@ impl<'a> Request<'a> {
                 records.finish()?;
                 Ok(Self::Quiesced)
             }
+            kind::HOST_CLOCK => {
+                let clock = records.take()?;
+                records.finish()?;
+                Ok(Self::HostClock(clock))
+            }
             unknown => Err(Refusal::new(status::UNKNOWN_REQUEST, u32::from(unknown))),
         }
     }
@@ -256,7 +262,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_payload_is_read_or_refused(kind in 0u16..8, payload in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_payload_is_read_or_refused(kind in 0u16..9, payload in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = Request::parse(&request(kind, &payload));
         }
     }

@@ -11,10 +11,10 @@ use vm_memory::GuestMemoryBackend;
 use zerocopy::IntoBytes;
 
 use super::{Engine, Link, Ticket};
+use crate::clock::BadClock;
 use crate::control::{Refusal, Request};
 use crate::fault::Fault;
 use crate::front::chain::{self, ChainError, Segment};
-use crate::front::config::CAPABILITIES;
 use crate::guest::layout::Layout;
 use crate::guest::paging::Levels;
 use crate::guest::space::Description;
@@ -233,6 +233,10 @@ impl Engine {
                     None => Outcome::Held(ticket),
                 })
             }
+            Request::HostClock(clock) => {
+                self.host_clock(clock, link)?;
+                Ok(Outcome::Done(0))
+            }
             Request::Quiesced => {
                 self.sync_all(link);
                 self.quiesced = true;
@@ -254,6 +258,7 @@ impl Engine {
             return Err(malformed);
         }
         if online == 0 {
+            link.clock.disarm(vcpu);
             // Its last buffer has been posted: what is in it must not outlive two passes of the mortuary.
             self.sync_vcpu(vcpu, link);
         }
@@ -263,6 +268,31 @@ impl Engine {
             _ => set.insert(vcpu),
         }
         self.pipeline.mortuary_mut().set_online(set);
+        Ok(())
+    }
+
+    /// Begins or ends the NMIs of a vCPU. When it is answered none is sent any more.
+    fn host_clock<M: GuestMemoryBackend>(
+        &self,
+        clock: &control::HostClock,
+        link: &Link<M>,
+    ) -> Result<(), Refusal> {
+        if self.capabilities & capability::HOST_NMI == 0 {
+            return Err(Refusal::new(status::BAD_STATE, 0));
+        }
+        let malformed = Refusal::new(status::MALFORMED, control_payload());
+        let vcpu = u16::try_from(clock.vcpu.get())
+            .ok()
+            .filter(|vcpu| usize::from(*vcpu) < self.vcpus.len())
+            .ok_or(malformed)?;
+        match clock.cell.get() {
+            0 => link.clock.disarm(vcpu),
+            cell => {
+                let apic_id = clock.apic_id.get();
+                let armed = link.clock.arm(vcpu, apic_id, &link.memory, cell);
+                armed.map_err(|BadClock| malformed)?;
+            }
+        }
         Ok(())
     }
 
@@ -277,7 +307,7 @@ impl Engine {
     ) -> Result<Outcome, Refusal> {
         self.forget_guest(link);
         let capabilities = hello.capabilities.get();
-        if capabilities & !CAPABILITIES != 0 {
+        if capabilities & !self.offered != 0 {
             return Err(Refusal::new(status::MALFORMED, control_payload()));
         }
         let descriptor = Descriptor::parse(layout).map_err(|error| {
@@ -337,11 +367,19 @@ impl Engine {
         let mortuary = self.pipeline.mortuary_mut();
         mortuary.set_online(CpuSet::default());
         mortuary.register();
-        Ok(Outcome::Done(capabilities & CAPABILITIES))
+        self.capabilities = capabilities;
+        if self.offered & !capabilities & capability::HOST_NMI != 0 {
+            tracing::warn!(
+                "The guest's driver takes no NMIs as its clock: it samples by its own timer, blind where interrupts are off"
+            );
+        }
+        Ok(Outcome::Done(capabilities))
     }
 
     /// Ends what a hello began: takes what is in the sample queues, answers held requests, forgets.
     pub(super) fn forget_guest<M: GuestMemoryBackend>(&mut self, link: &mut Link<M>) {
+        link.clock.disarm_all();
+        self.capabilities = 0;
         if self.guest.is_some() {
             self.sync_all(link);
         }

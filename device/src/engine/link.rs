@@ -7,6 +7,7 @@ use std::sync::Arc;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryBackend;
 
+use crate::clock::HostClock;
 use crate::fault::{Fault, FaultLog};
 use crate::front::chain::{self, ChainError, Segments};
 
@@ -14,6 +15,7 @@ use crate::front::chain::{self, ChainError, Segments};
 pub(crate) struct Link<M> {
     pub memory: Arc<M>,
     pub queues: Vec<Queue>,
+    pub clock: Arc<HostClock<M>>,
     signals: Vec<u16>,
 }
 
@@ -26,10 +28,11 @@ impl<M> fmt::Debug for Link<M> {
 }
 
 impl<M> Link<M> {
-    pub const fn new(memory: Arc<M>, queues: Vec<Queue>) -> Self {
+    pub const fn new(memory: Arc<M>, queues: Vec<Queue>, clock: Arc<HostClock<M>>) -> Self {
         Self {
             memory,
             queues,
+            clock,
             signals: Vec::new(),
         }
     }

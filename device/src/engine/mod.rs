@@ -19,11 +19,13 @@ use oprofile_wire::{CONTROL_QUEUE, sample_queue};
 use vm_memory::GuestMemoryBackend;
 
 use crate::account::{Account, VcpuAccount};
+use crate::clock::ClockAccount;
 use crate::control::lists::Lists;
 use crate::cookies::{CookieTarget, Cookies};
 use crate::event_buffer::SharedEvents;
 use crate::fault::{Fault, FaultLog};
 use crate::front::chain::Segments;
+use crate::front::config::capabilities;
 use crate::guest::{Budget, Guest, GuestWorld};
 use crate::kernel::Kernel;
 use crate::settings::Settings;
@@ -41,6 +43,9 @@ type Ticket = u64;
 #[derive(Debug)]
 pub(crate) struct Engine {
     late_samples: bool,
+    /// What the device can do, and what of it is in force since the hello.
+    offered: u64,
+    capabilities: u64,
     vcpus: Vec<VcpuAccount>,
     totals: Vec<Totals>,
     events: SharedEvents,
@@ -75,6 +80,8 @@ impl Engine {
         let vcpus = settings.vcpus;
         Self {
             late_samples: settings.late_samples,
+            offered: capabilities(settings),
+            capabilities: 0,
             vcpus: vec![VcpuAccount::default(); usize::from(vcpus)],
             totals: vec![Totals::default(); usize::from(vcpus)],
             events,
@@ -142,6 +149,7 @@ impl Engine {
             doorbells: sum(|vcpu| vcpu.doorbells) + self.bad_doorbells,
             syncs: sum(|vcpu| vcpu.syncs),
             cookies: self.cookies.len() as u64,
+            clock: ClockAccount::default(),
             faults: self.faults.snapshot(),
             vcpus: self.vcpus.clone(),
         }

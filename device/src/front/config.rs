@@ -4,17 +4,22 @@ use oprofile_wire::PROTOCOL_VERSION;
 use oprofile_wire::config::{CONFIG_BYTES, ConfigSpace, FLUSH_DOORBELL_OFFSET, MAGIC, capability};
 use zerocopy::IntoBytes;
 
-use crate::settings::Settings;
+use crate::settings::{Clock, Settings};
 
-/// What the device can do.
-pub(crate) const CAPABILITIES: u64 = capability::ALL;
+/// What the device can do with these settings.
+pub(crate) const fn capabilities(settings: &Settings) -> u64 {
+    match settings.clock {
+        Clock::GuestTimer => capability::ALL & !capability::HOST_NMI,
+        Clock::HostNmi => capability::ALL,
+    }
+}
 
 /// The space as a driver sees it.
 pub(crate) fn space(settings: &Settings, enabled: bool) -> ConfigSpace {
     ConfigSpace {
         magic: MAGIC.into(),
         version: u32::from(PROTOCOL_VERSION).into(),
-        capabilities: CAPABILITIES.into(),
+        capabilities: capabilities(settings).into(),
         vcpus: u32::from(settings.vcpus).into(),
         enable: u32::from(enabled).into(),
         period_ns: settings.period_ns.into(),
@@ -77,6 +82,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_hosts_clock_is_offered_only_when_it_is_wanted() {
+        let mut settings = Settings::default();
+        assert_eq!(capabilities(&settings) & capability::HOST_NMI, 0);
+        settings.clock = Clock::HostNmi;
+        assert_eq!(capabilities(&settings), capability::ALL);
     }
 
     #[test]

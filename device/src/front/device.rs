@@ -14,6 +14,7 @@ use vm_memory::GuestMemoryBackend;
 
 use super::config;
 use crate::account::Account;
+use crate::clock::HostClock;
 use crate::cookies::CookieTarget;
 use crate::engine::{Engine, Link};
 use crate::event_buffer::{EventBuffer, EventReader, OpenError, SharedEvents, SizeError};
@@ -85,6 +86,7 @@ pub struct Device<M> {
     backtrace_depth: AtomicU32,
     cpu_buffer_size: AtomicU32,
     events: SharedEvents,
+    clock: Arc<HostClock<M>>,
     state: Mutex<State<M>>,
 }
 
@@ -113,7 +115,9 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
             link: None,
             interrupt: None,
         });
+        let clock = HostClock::new(settings.vcpus, settings.period_ns);
         Ok(Self {
+            clock: Arc::new(clock),
             period_ns: AtomicU64::new(settings.period_ns),
             backtrace_depth: AtomicU32::new(settings.backtrace_depth),
             cpu_buffer_size: AtomicU32::new(settings.cpu_buffer_size),
@@ -198,7 +202,7 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
             }
             queue.set_event_idx(features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0);
         }
-        state.link = Some(Link::new(memory, queues));
+        state.link = Some(Link::new(memory, queues, Arc::clone(&self.clock)));
         state.interrupt = Some(interrupt);
         Ok(())
     }
@@ -234,6 +238,8 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
         if self.enabled.swap(enabled, Ordering::AcqRel) == enabled {
             return;
         }
+        // First: a driver that stops does not find an NMI on its way that was sent after it knew.
+        self.clock.set_enabled(enabled);
         if enabled {
             state.engine.resume();
         }
@@ -259,6 +265,7 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
         }
         let state = self.lock();
         if self.period_ns.swap(period, Ordering::AcqRel) != period {
+            self.clock.set_period(period);
             Self::signal_config(state);
         }
         Ok(())
@@ -354,6 +361,12 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
         self.events.dump();
     }
 
+    /// The host's clock, for the thread that serves it where the settings say [`crate::Clock::HostNmi`].
+    #[must_use]
+    pub const fn host_clock(&self) -> &Arc<HostClock<M>> {
+        &self.clock
+    }
+
     /// What a cookie in the event buffer stands for; `None` for one that was never given out.
     #[must_use]
     pub fn cookie(&self, cookie: u64) -> Option<CookieTarget> {
@@ -369,7 +382,10 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
     /// A snapshot of all counters.
     #[must_use]
     pub fn account(&self) -> Account {
-        self.lock().engine.account()
+        Account {
+            clock: self.clock.account(),
+            ..self.lock().engine.account()
+        }
     }
 
     /// A panic under the lock leaves counters and guest state that are each valid by themselves, as hostile input

@@ -1,5 +1,6 @@
 //! The whole device, driven as a driver drives it.
 
+mod clock;
 mod control;
 mod hostile;
 mod races;

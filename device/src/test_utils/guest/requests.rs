@@ -39,8 +39,8 @@ impl SyntheticGuest {
     /// All of them, save for change words where there are none.
     const fn capabilities(&self) -> u64 {
         match self.change_words {
-            Some(_) => capability::ALL,
-            None => capability::ALL & !capability::CHANGE_WORDS,
+            Some(_) => capability::ALL & !capability::HOST_NMI,
+            None => capability::ALL & !capability::HOST_NMI & !capability::CHANGE_WORDS,
         }
     }
 

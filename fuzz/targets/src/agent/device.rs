@@ -471,7 +471,7 @@ fn check_request(bytes: &[u8]) {
     let (header, payload) = RequestHeader::read_from_prefix(bytes).expect("a request has a header");
     assert_eq!(header.payload_bytes.get() as usize, payload.len());
     assert_eq!(header.version.get(), PROTOCOL_VERSION);
-    assert!((kind::HELLO..=kind::QUIESCED).contains(&header.kind.get()));
+    assert!((kind::HELLO..=kind::HOST_CLOCK).contains(&header.kind.get()));
 }
 
 /// A buffer makes sense by itself; returns its samples.
