@@ -60,6 +60,7 @@ pub fn open(path: &Path) -> Result<Kvm, KvmError> {
     }
     for capability in [
         Cap::UserMemory,
+        Cap::SignalMsi,
         Cap::Irqchip,
         Cap::Irqfd,
         Cap::Ioeventfd,

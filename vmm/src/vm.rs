@@ -8,8 +8,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
-use oprofile_device::Device;
 use oprofile_device::control_files::ControlError;
+use oprofile_device::{Clock, Device};
 use oprofile_session::{Collector, CollectorError, CollectorOptions};
 use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
@@ -27,7 +27,9 @@ use crate::exit_code::ExitCode;
 use crate::kvm::{self, KvmError};
 use crate::memory::{HOLE_START, Layout, MemoryError};
 use crate::oprofile::socket::{Control, ControlSocket, Listener, SocketError};
-use crate::oprofile::{CollectorThread, InitrdFiles, ProfilingDevice, SessionEnd, Summary, Worker};
+use crate::oprofile::{
+    CollectorThread, InitrdFiles, NmiClock, ProfilingDevice, SessionEnd, Summary, Worker,
+};
 use crate::virtio::VirtioDevice;
 use crate::virtio::mmio::{MmioInterrupt, MmioTransport, QUEUE_NOTIFY, WINDOW_BYTES};
 
@@ -154,6 +156,8 @@ struct Profiling {
     device: Arc<Device<GuestMemoryMmap>>,
     device_id: u32,
     worker: Worker,
+    /// Where the host is the clock.
+    clock: Option<NmiClock>,
     session: Option<(PathBuf, CollectorThread)>,
     socket: Option<ControlSocket>,
 }
@@ -212,7 +216,7 @@ pub fn run(
 
     let kvm = kvm::open(Path::new(kvm::DEVICE))?;
     let memory = Arc::new(layout.reserve()?);
-    let vm = kvm::create_vm(&kvm, &memory)?;
+    let vm = Arc::new(kvm::create_vm(&kvm, &memory)?);
     files.load(&memory, &placement, &cmdline, machine)?;
     let mut buses = legacy_devices(&vm)?;
     let profiling = match (settings, oprofile) {
@@ -222,9 +226,12 @@ pub fn run(
             let device = Arc::new(device);
             let kicks = attach(&vm, &mut buses, &memory, &device, id)?;
             let initrd = initrd_files(files.initrd());
-            Some(start_profiling(
-                device, id, option, listener, kicks, initrd,
-            )?)
+            let mut profiling = start_profiling(device, id, option, listener, kicks, initrd)?;
+            if option.clock == Clock::HostNmi {
+                let clock = NmiClock::start(&profiling.device, Arc::clone(&vm));
+                profiling.clock = Some(clock.map_err(cannot("start the host's clock"))?);
+            }
+            Some(profiling)
         }
         _ => None,
     };
@@ -436,6 +443,7 @@ fn start_profiling(
         device,
         device_id,
         worker,
+        clock: None,
         session,
         socket,
     })
@@ -444,6 +452,7 @@ fn start_profiling(
 impl Profiling {
     /// Takes the last samples and completes the session. No vCPU runs any more.
     fn finish(self, wall: Duration, exits: u64) -> Summary {
+        drop(self.clock);
         drop(self.worker);
         self.device.dump();
         // First, for its reader's last words and so that nobody gives the collector an order.
@@ -456,6 +465,7 @@ impl Profiling {
             wall,
             exits,
             account: self.device.account(),
+            clock: self.device.settings().clock,
             device_id: self.device_id,
             session,
         }

@@ -53,6 +53,7 @@ pub struct Arguments {
     ///   socket=PATH               control socket, for opcontrol and opread
     ///   hz=N                      samples a second and vCPU
     ///   callgraph=DEPTH           most frames of a call chain
+    ///   clock=CLOCK               guest-timer, or host-nmi, which sees code that runs with interrupts off
     ///   buffer-size=WORDS         event buffer
     ///   buffer-watershed=WORDS    free words of it at which it is read
     ///   cpu-buffer-size=ENTRIES   sample buffers of a vCPU together

@@ -3,21 +3,28 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use oprofile_device::{Settings, SettingsError};
+use oprofile_device::{Clock, Settings, SettingsError};
 use thiserror::Error;
 
 use crate::cli::size::{self, SizeError};
 
 /// Keys that are known, in the order in which their values are taken.
-pub const KEYS: [&str; 8] = [
+pub const KEYS: [&str; 9] = [
     "session",
     "socket",
     "hz",
     "callgraph",
+    "clock",
     "buffer-size",
     "buffer-watershed",
     "cpu-buffer-size",
     "device-id",
+];
+
+/// What `clock=` may be.
+pub const CLOCKS: [(&str, Clock); 2] = [
+    ("guest-timer", Clock::GuestTimer),
+    ("host-nmi", Clock::HostNmi),
 ];
 
 /// Samples a second and vCPU by default: as many as a 1 kHz timer gives.
@@ -46,6 +53,9 @@ pub enum OptionError {
         "Key \"session\" is missing: say where the profile shall go, session=DIR, or where it can be fetched, socket=PATH"
     )]
     NoSession,
+    /// A clock that is not known.
+    #[error("clock={0} is not known; clocks are {clocks}", clocks = CLOCKS.map(|(name, _)| name).join(", "))]
+    Clock(String),
     /// A value that is no number.
     #[error("{key}={value} is not usable")]
     Number {
@@ -85,6 +95,8 @@ pub struct OprofileDevConfig {
     pub hz: u64,
     /// Most frames of a call chain, 0 for none.
     pub callgraph: u64,
+    /// What makes a vCPU take a sample.
+    pub clock: Clock,
     /// Event buffer in words.
     pub buffer_size: u64,
     /// Free words of the event buffer at which it is read.
@@ -118,6 +130,7 @@ impl FromStr for OprofileDevConfig {
             socket,
             hz,
             callgraph,
+            clock,
             size,
             watershed,
             cpu_size,
@@ -135,6 +148,7 @@ impl FromStr for OprofileDevConfig {
             socket: socket.map(PathBuf::from),
             hz: number("hz", hz, DEFAULT_HZ)?,
             callgraph: number("callgraph", callgraph, 0)?,
+            clock: clock.map_or(Ok(Clock::default()), self::clock)?,
             buffer_size,
             buffer_watershed: number("buffer-watershed", watershed, default_watershed)?,
             cpu_buffer_size: number(
@@ -159,6 +173,7 @@ impl OprofileDevConfig {
             vcpus,
             period_ns: NS_PER_SECOND / self.hz,
             backtrace_depth: fits("callgraph", self.callgraph)?,
+            clock: self.clock,
             buffer_size: fits("buffer-size", self.buffer_size)?,
             buffer_watershed: fits("buffer-watershed", self.buffer_watershed)?,
             cpu_buffer_size: fits("cpu-buffer-size", self.cpu_buffer_size)?,
@@ -176,6 +191,14 @@ impl OprofileDevConfig {
         in_range("device-id", self.device_id, 1, u64::from(MAX_DEVICE_ID))?;
         fits("device-id", self.device_id)
     }
+}
+
+fn clock(name: &str) -> Result<Clock, OptionError> {
+    CLOCKS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, clock)| *clock)
+        .ok_or_else(|| OptionError::Clock(name.to_owned()))
 }
 
 fn number(key: &'static str, value: Option<&str>, default: u64) -> Result<u64, OptionError> {
@@ -251,6 +274,17 @@ mod tests {
         assert_eq!(settings.buffer_watershed, 1_024);
         assert_eq!(settings.cpu_buffer_size, 4_096);
         assert_eq!(config.checked_device_id(), Ok(37));
+    }
+
+    #[test]
+    fn the_clock_is_chosen_by_name() {
+        assert_eq!(parsed("session=s").clock, Clock::GuestTimer);
+        for (name, clock) in CLOCKS {
+            let config = parsed(&format!("session=s,clock={name}"));
+            assert_eq!(config.settings(1).unwrap().clock, clock);
+        }
+        let message = refused("session=s,clock=sundial");
+        assert!(message.contains("sundial") && message.contains("host-nmi"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use oprofile_device::Account;
+use oprofile_device::{Account, Clock};
 
 use super::collector::CollectorResult;
 
@@ -17,6 +17,8 @@ pub struct Summary {
     pub exits: u64,
     /// The device's account.
     pub account: Account,
+    /// What was to make vCPUs take samples.
+    pub clock: Clock,
     /// The device id in use.
     pub device_id: u32,
     /// The session, if there was to be one.
@@ -51,6 +53,33 @@ impl Summary {
             f,
             "  {what:<18}{count:>12}  {integer}.{thousandths:03} per sample"
         )
+    }
+}
+
+impl Summary {
+    /// What became of the host's clock, where it was wanted.
+    fn host_clock(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let clock = &self.account.clock;
+        match (self.clock, clock.armed) {
+            (Clock::GuestTimer, _) => Ok(()),
+            (Clock::HostNmi, 0) => writeln!(
+                f,
+                "The guest's driver took no NMIs: its own timer was the clock, blind where interrupts are off."
+            ),
+            (Clock::HostNmi, _) => {
+                writeln!(f, "Ticks of the host's clock:")?;
+                for (name, count) in [
+                    ("NMI sent", clock.sent),
+                    ("vCPU idle", clock.idle),
+                    ("NMI pending", clock.pending),
+                    ("NMI refused", clock.refused),
+                    ("missed", clock.missed),
+                ] {
+                    writeln!(f, "  {name:<18}{count:>12}")?;
+                }
+                Ok(())
+            }
+        }
     }
 }
 
@@ -113,6 +142,7 @@ impl fmt::Display for Summary {
         }
         self.cost(f, "kicks", account.kicks)?;
         self.cost(f, "doorbells", account.doorbells)?;
+        self.host_clock(f)?;
         writeln!(f, "Account of samples:")?;
         writeln!(f, "  {:<18}{:>12}", "received", account.received)?;
         for (name, count) in account.ends() {
@@ -160,6 +190,7 @@ mod tests {
             wall: Duration::from_millis(1500),
             exits: 1000,
             account,
+            clock: Clock::GuestTimer,
             device_id: 63,
             session: Some(SessionEnd {
                 directory: "/tmp/s".into(),
@@ -191,6 +222,18 @@ mod tests {
         let mut summary = summary(true);
         summary.account.received += 1;
         assert!(summary.to_string().contains("DOES NOT ADD UP"));
+    }
+
+    #[test]
+    fn the_hosts_clock_is_told_where_it_was_wanted() {
+        let mut summary = summary(true);
+        summary.account.clock.sent = 77;
+        assert!(!summary.to_string().contains("NMI"));
+        summary.clock = Clock::HostNmi;
+        assert!(summary.to_string().contains("took no NMIs"));
+        summary.account.clock.armed = 1;
+        let text = summary.to_string();
+        assert!(text.contains("NMI sent") && text.contains("77"), "{text}");
     }
 
     #[test]
