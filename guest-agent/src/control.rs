@@ -1,10 +1,11 @@
 //! The driver: bring-up, what the kernel tells the device, and what the host wants of the kernel.
 
 use core::fmt;
+use core::sync::atomic::Ordering;
 
 use oprofile_wire::changes;
 use oprofile_wire::config::capability;
-use oprofile_wire::control::{CpuState, flag, kind};
+use oprofile_wire::control::{CpuState, HostClock, flag, kind};
 use oprofile_wire::{CONTROL_QUEUE, sample_queue};
 use zerocopy::IntoBytes;
 
@@ -12,6 +13,7 @@ use crate::buffers::buffer_count;
 use crate::description::{Description, List, ListEntry, Module, Symbol};
 use crate::flush::Flush;
 use crate::memory::{DmaMemory, SharedMemory};
+use crate::nmi::{self, CELL_STRIDE};
 use crate::platform::Platform;
 use crate::request::{
     ControlQueue, Payload, REQUEST_BYTES, RequestError, TASK_FREE_BYTES, TASK_FREE_SLOTS,
@@ -29,7 +31,8 @@ const CAPABILITIES: u64 = capability::FLUSH_DOORBELL
     | capability::BACKTRACE
     | capability::KERNEL_SYMBOLS
     | capability::TASK_FREE
-    | capability::CHANGE_WORDS;
+    | capability::CHANGE_WORDS
+    | capability::HOST_NMI;
 
 /// Why there is no driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +99,8 @@ pub enum Clocks {
         /// Nanoseconds between samples.
         period_ns: u64,
     },
+    /// The host is the clock: [`Control::start_host_clock`] makes it tick. Timers stay off.
+    ByHost,
     /// Stop; and when they have stopped, call [`Control::quiesce`].
     Stop,
     /// Stay off.
@@ -130,6 +135,8 @@ pub struct Control<T> {
     vcpus: u16,
     /// Change words, where the device knows what they are.
     change_words: Option<SharedMemory>,
+    /// Clock cells, where the host wants to be the clock and the kernel takes NMIs.
+    cells: Option<SharedMemory>,
     /// In force since hello.
     capabilities: u64,
     status: Status,
@@ -202,6 +209,20 @@ impl<T: Transport> Control<T> {
             0 => None,
             _ => Some(allocate(changes::BYTES)?.share()),
         };
+        let takes_nmis = settings.capabilities & capability::HOST_NMI != 0
+            && (0..vcpus).all(|vcpu| platform.nmi(vcpu).is_some());
+        let cells = match takes_nmis {
+            false => None,
+            true => Some(allocate(nmi::cell_bytes(vcpus))?.share()),
+        };
+        if let Some(cells) = cells {
+            for vcpu in 0..vcpus {
+                let sampler = platform.nmi(vcpu);
+                if !sampler.is_some_and(|sampler| sampler.attach(cells, vcpu.into())) {
+                    return Err(BringUpError::NoMemory);
+                }
+            }
+        }
         transport.set_status(transport.status() | device_status::DRIVER_OK);
         Ok(Self {
             transport: transport.clone(),
@@ -209,6 +230,7 @@ impl<T: Transport> Control<T> {
             settings,
             vcpus,
             change_words,
+            cells,
             capabilities: 0,
             status: Status::Silent,
             sampling: false,
@@ -270,6 +292,9 @@ impl<T: Transport> Control<T> {
             Ok(capabilities) => {
                 // Only what was asked for can be in force, whatever the device says.
                 self.capabilities = capabilities & self.settings.capabilities & CAPABILITIES;
+                if self.cells.is_none() {
+                    self.capabilities &= !capability::HOST_NMI;
+                }
                 self.status = Status::Ready;
                 Ok(())
             }
@@ -285,7 +310,10 @@ impl<T: Transport> Control<T> {
         platform: &P,
         description: &Description<'_>,
     ) -> Result<u64, RequestError> {
-        let capabilities = self.settings.capabilities & CAPABILITIES;
+        let mut capabilities = self.settings.capabilities & CAPABILITIES;
+        if self.cells.is_none() {
+            capabilities &= !capability::HOST_NMI;
+        }
         let mut payload = self.queue.start()?;
         let change_words = self.change_words.map_or(0, |words| words.gpa());
         description.write(capabilities, change_words, &mut payload)?;
@@ -305,9 +333,13 @@ impl<T: Transport> Control<T> {
     ) -> Result<(), RequestError> {
         self.introduced()?;
         if vcpu < self.vcpus {
+            if let Some(sampler) = platform.nmi(vcpu) {
+                sampler.online.store(online, Ordering::Relaxed);
+            }
             if online {
                 self.activate(platform, vcpu);
             } else {
+                self.stop_host_clock(platform, vcpu)?;
                 self.stop_and_post(platform, vcpu);
             }
         }
@@ -317,6 +349,78 @@ impl<T: Transport> Control<T> {
         };
         self.request(platform, kind::CPU_STATE, 0, |payload| {
             payload.push(&[state.as_bytes()])
+        })?;
+        if online && self.sampling {
+            self.start_host_clock(platform)?;
+        }
+        Ok(())
+    }
+
+    /// Has the host send its NMIs to each vCPU that is online, where it is the clock ([`Clocks::ByHost`]).
+    ///
+    /// # Errors
+    /// When the device does not accept it or does not answer.
+    pub fn start_host_clock<P: Platform<Transport = T>>(
+        &mut self,
+        platform: &P,
+    ) -> Result<(), RequestError> {
+        let Some(cells) = self.cells.filter(|_| self.has(capability::HOST_NMI)) else {
+            return Ok(());
+        };
+        for vcpu in 0..self.vcpus {
+            let Some(sampler) = platform.nmi(vcpu) else {
+                continue;
+            };
+            if !sampler.online.load(Ordering::Relaxed) {
+                continue;
+            }
+            if sampler.armed.load(Ordering::Relaxed) {
+                sampler.sampling.store(true, Ordering::Release);
+                continue;
+            }
+            sampler.reset();
+            sampler.armed.store(true, Ordering::Release);
+            sampler.sampling.store(true, Ordering::Release);
+            let cell = cells.gpa() + u64::from(vcpu) * CELL_STRIDE as u64;
+            let asked = self.host_clock(platform, vcpu, cell);
+            if asked.is_err() {
+                sampler.armed.store(false, Ordering::Release);
+                return asked;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the host send no more NMIs to a vCPU. One that was sent before the answer may still come, and is no sample.
+    fn stop_host_clock<P: Platform<Transport = T>>(
+        &mut self,
+        platform: &P,
+        vcpu: u16,
+    ) -> Result<(), RequestError> {
+        let Some(sampler) = platform.nmi(vcpu) else {
+            return Ok(());
+        };
+        sampler.sampling.store(false, Ordering::Release);
+        if sampler.armed.swap(false, Ordering::AcqRel) {
+            self.host_clock(platform, vcpu, 0)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn host_clock<P: Platform<Transport = T>>(
+        &mut self,
+        platform: &P,
+        vcpu: u16,
+        cell: u64,
+    ) -> Result<(), RequestError> {
+        let clock = HostClock {
+            vcpu: u32::from(vcpu).into(),
+            apic_id: platform.apic_id(vcpu).into(),
+            cell: cell.into(),
+        };
+        self.request(platform, kind::HOST_CLOCK, 0, |payload| {
+            payload.push(&[clock.as_bytes()])
         })
         .map(drop)
     }
@@ -411,10 +515,14 @@ impl<T: Transport> Control<T> {
             if self.sampling {
                 self.activate(platform, vcpu);
             } else {
+                if let Some(sampler) = platform.nmi(vcpu) {
+                    sampler.sampling.store(false, Ordering::Release);
+                }
                 platform.with_cpu(vcpu, |agent| agent.deactivate());
             }
         }
         Ok(match (self.sampling, was_sampling) {
+            (true, _) if self.has(capability::HOST_NMI) => Clocks::ByHost,
             (true, _) => Clocks::Run {
                 period_ns: self.settings.period_ns,
             },
@@ -435,6 +543,7 @@ impl<T: Transport> Control<T> {
         self.introduced()?;
         self.sampling = false;
         for vcpu in 0..self.vcpus {
+            self.stop_host_clock(platform, vcpu)?;
             self.stop_and_post(platform, vcpu);
         }
         self.request(platform, kind::QUIESCED, 0, |_| true)
@@ -448,6 +557,9 @@ impl<T: Transport> Control<T> {
             } else {
                 0
             };
+            if let Some(sampler) = platform.nmi(vcpu) {
+                sampler.set_depth(depth);
+            }
             platform.with_cpu(vcpu, |agent| agent.activate(depth));
         }
     }

@@ -43,9 +43,7 @@ pub struct CpuStatistics {
 /// Owned by that vCPU under a lock that is only taken with its interrupts off: the sampling interrupt uses it without
 /// waiting, and a flush from another vCPU excludes it for the time of a post.
 ///
-/// An NMI cannot take that lock. A kernel that samples by NMI lets the handler put [`Sample`]s and frames in a ring
-/// of its own, one per vCPU, and drains it into [`CpuAgent::sample`] from an interrupt that the NMI asks for; before
-/// a flush it drains it as well.
+/// An NMI cannot take that lock; [`NmiSampler`](crate::NmiSampler) is for those.
 #[derive(Debug)]
 pub struct CpuAgent<T> {
     writer: Writer,
@@ -112,6 +110,13 @@ impl<T: Transport> CpuAgent<T> {
     pub fn sample_without_registers(&mut self) {
         if self.active {
             self.writer.sample_without_registers();
+        }
+    }
+
+    /// Counts samples that were taken and lost before they came here. Does nothing while sampling is off.
+    pub(crate) fn lose(&mut self, count: u32) {
+        if self.active {
+            self.writer.lose(count);
         }
     }
 

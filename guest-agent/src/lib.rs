@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  sampling interrupt ─> CpuAgent::sample ─> open buffer ─ full ─> sample queue of the vCPU ─> device
+//!  NMI ─> NmiSampler ─> ring ─> CpuAgent::sample
 //!  exit, exec, munmap ─> Flush ─> posts what is open, rings the doorbell
 //!  bring-up, settings, modules, dead tasks ─> Control ─> control queue
 //! ```
@@ -24,6 +25,7 @@
 //! | [`control`], [`request`] | bring-up and the control queue |
 //! | [`description`] | what the kernel tells of itself |
 //! | [`flush`] | the flush doorbell |
+//! | [`nmi`] | the host's clock: samples taken in NMIs |
 //! | [`settings`] | the configuration space |
 //! | [`x86_backtrace`] | call chains of x86 tasks by frame pointers |
 //! | [`ibs`] | AMD's instruction-based sampling |
@@ -44,6 +46,7 @@ pub mod flush;
 pub mod ibs;
 pub mod memory;
 pub mod mmio;
+pub mod nmi;
 pub mod platform;
 pub mod request;
 pub mod settings;
@@ -60,6 +63,7 @@ pub use description::{Description, Module, Symbol};
 pub use flush::Flush;
 pub use memory::DmaMemory;
 pub use mmio::{MmioTransport, Window};
+pub use nmi::{Frames, Nmi, NmiSampler};
 pub use platform::{Clock, Platform};
 pub use request::RequestError;
 pub use settings::{Settings, SettingsError};

@@ -2,6 +2,7 @@
 
 use crate::cpu::CpuAgent;
 use crate::memory::DmaMemory;
+use crate::nmi::NmiSampler;
 use crate::transport::Transport;
 
 /// The guest's clock.
@@ -24,8 +25,20 @@ pub trait Platform: Clock {
     /// bring-up only: queues and requests take up to 16 KiB at a time, sample buffers what the host configured (4 KiB by default).
     fn allocate(&self, bytes: usize) -> Option<DmaMemory>;
 
-    /// Runs `work` on the state of a vCPU, any one, with its lock held and interrupts off.
+    /// Runs `work` on the state of a vCPU, any one, with its lock held and interrupts off. A kernel with [`Platform::nmi`] has
+    /// that [drained](NmiSampler::drain) first.
     fn with_cpu<R>(&self, vcpu: u16, work: impl FnOnce(&mut CpuAgent<Self::Transport>) -> R) -> R;
+
+    /// A vCPU's part of the host's clock, for a kernel that takes the host's NMIs: its handler is in place, and stays. `None`, for
+    /// any vCPU, where it has none: then the host is not asked to be the clock.
+    fn nmi(&self, _vcpu: u16) -> Option<&NmiSampler> {
+        None
+    }
+
+    /// APIC id of a vCPU, for the host's NMIs.
+    fn apic_id(&self, vcpu: u16) -> u32 {
+        u32::from(vcpu)
+    }
 
     /// Passes time while the device works on a request, for instance a `pause`.
     fn relax(&self);

@@ -183,6 +183,12 @@ impl Writer {
         self.counters.lost += 1;
     }
 
+    /// Counts samples that were taken and lost before they came here.
+    pub fn lose(&mut self, count: u32) {
+        self.counters.received += u64::from(count);
+        self.counters.lost += u64::from(count);
+    }
+
     /// Writes a sample and, with a `depth` other than 0, its call chain: `walk` offers the frames, and is told the low
     /// 32 bits of the depth, which bounds nothing by itself. Returns whether the sample was written.
     ///

@@ -18,7 +18,9 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::memory::SharedMemory;
 use crate::mmio::{MmioTransport, Registers, register};
 use crate::transport::feature;
-use crate::{BringUpError, Clock, Control, CpuAgent, Description, DmaMemory, Platform, Sample};
+use crate::{
+    BringUpError, Clock, Control, CpuAgent, Description, DmaMemory, NmiSampler, Platform, Sample,
+};
 
 pub(crate) type FakeTransport = MmioTransport<FakeRegisters>;
 
@@ -164,12 +166,12 @@ impl FakeDevice {
         region.start.as_ptr().wrapping_add(offset)
     }
 
-    fn read<T: FromBytes>(&self, gpa: u64) -> T {
+    pub(crate) fn read<T: FromBytes>(&self, gpa: u64) -> T {
         // SAFETY: `at` checked the range; any bytes are a `T`; the driver does not run at the same time.
         unsafe { self.at(gpa, size_of::<T>()).cast::<T>().read_unaligned() }
     }
 
-    fn write<T: IntoBytes>(&self, gpa: u64, value: T) {
+    pub(crate) fn write<T: IntoBytes>(&self, gpa: u64, value: T) {
         // SAFETY: as in `read`.
         unsafe {
             self.at(gpa, size_of::<T>())
@@ -431,6 +433,8 @@ impl Registers for FakeRegisters {
 pub(crate) struct Guest {
     pub(crate) device: Rc<RefCell<FakeDevice>>,
     cpus: Vec<RefCell<CpuAgent<FakeTransport>>>,
+    /// For a kernel that takes NMIs; otherwise empty.
+    pub(crate) nmis: Vec<NmiSampler>,
     pub(crate) now: Cell<u64>,
     pub(crate) memory_left: Cell<usize>,
 }
@@ -441,8 +445,17 @@ impl Guest {
         Self {
             device: Rc::new(RefCell::new(FakeDevice::new(u32::from(cpus)))),
             cpus: (0..cpus).map(|_| RefCell::default()).collect(),
+            nmis: Vec::new(),
             now: Cell::new(0),
             memory_left: Cell::new(usize::MAX),
+        }
+    }
+
+    /// As [`Guest::new`], of a kernel that takes NMIs.
+    pub(crate) fn with_nmis(cpus: u16) -> Self {
+        Self {
+            nmis: (0..cpus).map(|_| NmiSampler::new()).collect(),
+            ..Self::new(cpus)
         }
     }
 
@@ -502,7 +515,19 @@ impl Platform for Guest {
     }
 
     fn with_cpu<R>(&self, vcpu: u16, work: impl FnOnce(&mut CpuAgent<FakeTransport>) -> R) -> R {
-        work(&mut self.cpus[usize::from(vcpu)].borrow_mut())
+        let mut agent = self.cpus[usize::from(vcpu)].borrow_mut();
+        if let Some(sampler) = self.nmi(vcpu) {
+            sampler.drain(&mut agent, self);
+        }
+        work(&mut agent)
+    }
+
+    fn nmi(&self, vcpu: u16) -> Option<&NmiSampler> {
+        self.nmis.get(usize::from(vcpu))
+    }
+
+    fn apic_id(&self, vcpu: u16) -> u32 {
+        u32::from(vcpu) + 3
     }
 
     fn relax(&self) {

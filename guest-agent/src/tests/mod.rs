@@ -3,6 +3,7 @@
 mod bring_up;
 mod fake;
 mod flush;
+mod nmi;
 mod requests;
 mod rings;
 mod sampling;
