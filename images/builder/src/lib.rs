@@ -39,8 +39,8 @@ const KERNEL_SYMBOLS: &str = "boot/kernel.syms";
 
 /// Programs of the package `guest-programs`.
 const PROGRAMS: &[&str] = &[
-    "exec1", "exec2", "exec3", "exec4", "exec5", "init", "jit", "kwork", "modload", "realcode",
-    "shared_a", "shared_b", "shares", "short", "storm", "trap",
+    "exec1", "exec2", "exec3", "exec4", "exec5", "init", "jit", "kmasked", "kwork", "modload",
+    "realcode", "shared_a", "shared_b", "shares", "short", "storm", "trap",
 ];
 
 /// Shared objects by the name cargo gives them and the guest's path.

@@ -155,6 +155,25 @@ pub const KTHREAD: Group = Group {
     ],
 };
 
+/// A kernel thread that works with interrupts off now and then.
+pub const MASKED: Group = Group {
+    name: "masked",
+    shares: &[
+        Share {
+            application: None,
+            image: Image::Kernel,
+            symbol: "kthread_masked",
+            percent: 30,
+        },
+        Share {
+            application: None,
+            image: Image::Kernel,
+            symbol: "kthread_open",
+            percent: 70,
+        },
+    ],
+};
+
 /// Processes of a few milliseconds.
 pub const STORM: Group = Group {
     name: "storm",
@@ -243,6 +262,14 @@ pub const SCENARIOS: &[Scenario] = &[
         programs: &["/bin/kwork"],
         per_cpu: false,
         groups: &[&KTHREAD],
+        expected: &[],
+    },
+    Scenario {
+        name: "masked",
+        about: "a kernel thread that has interrupts off for a part of its time",
+        programs: &["/bin/kmasked"],
+        per_cpu: false,
+        groups: &[&MASKED],
         expected: &[],
     },
     Scenario {

@@ -1,4 +1,4 @@
-//! The profiling agent's place in this kernel: sampling from the timer interrupt, flushes before memory goes away, and a worker
+//! The profiling agent's place in this kernel: sampling from the timer interrupt or the host's NMIs, flushes before memory goes away, and a worker
 //! thread for all that takes time. Without a device every entry point does nothing.
 
 mod backtrace;
@@ -11,18 +11,19 @@ mod worker;
 use alloc::boxed::Box;
 use core::fmt;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use oprofile_guest_agent::{
-    Control, Description, Flush, MmioTransport, RequestError, Sample, Status, Transport, Window,
+    Control, Description, Flush, MmioTransport, Nmi, Platform, RequestError, Sample, Status,
+    Transport, Window,
 };
 use oprofile_wire::DEFAULT_DEVICE_ID;
 use oprofile_wire::layout::VmaStore;
 use tiny_kernel::cmdline::{CommandLine, MmioDevice};
 
 use crate::arch::context::Context;
-use crate::arch::trap::DEVICE_VECTOR;
-use crate::arch::{cpu, ioapic};
+use crate::arch::trap::{DEVICE_VECTOR, SAMPLED_VECTOR};
+use crate::arch::{apic, cpu, ioapic};
 use crate::mm::boot::image;
 use crate::mm::space::Mm;
 use crate::mm::{linear_base, map_device, paging, user_end};
@@ -43,6 +44,8 @@ static CONTROL: Mutex<Option<Control<MmioTransport>>> = Mutex::new(None);
 static HANDLES: SpinLock<Option<Handles>> = SpinLock::new(None);
 /// Nanoseconds between samples; 0: the clocks are off.
 static PERIOD: AtomicU64 = AtomicU64::new(0);
+/// The host is the clock.
+static BY_HOST: AtomicBool = AtomicBool::new(false);
 
 #[derive(Clone, Copy)]
 struct Handles {
@@ -180,6 +183,41 @@ pub fn sample(context: &Context) {
         });
 }
 
+/// An NMI: takes a sample of what was interrupted if it is the host's clock. No lock may be taken.
+pub fn nmi(context: &Context) {
+    let Some(sampler) = platform::NMIS.get(cpu::this().index) else {
+        return;
+    };
+    let outcome = sampler.nmi(|depth, frames| {
+        // SAFETY: as in `sample`.
+        let task = unsafe { &*cpu::current_task() };
+        backtrace::walk(context, task, depth, |pc| frames.frame(pc));
+        let sample = Sample {
+            pc: context.rip,
+            is_kernel: !context.is_user(),
+            event: 0,
+            task: ptr::from_ref(task) as u64,
+        };
+        (
+            sample,
+            task.space().map_or(0, |mm| ptr::from_ref(mm) as u64),
+        )
+    });
+    if matches!(outcome, Nmi::Sampled | Nmi::Lost) {
+        apic::interrupt_self(SAMPLED_VECTOR);
+    }
+}
+
+/// Takes what NMIs have sampled on this processor further. Interrupts are off.
+pub fn drain() {
+    platform::Kernel.with_cpu(cpu::this().index as u16, |_| ());
+}
+
+/// This processor runs a task, or idles. Interrupts are off.
+pub fn set_busy(busy: bool) {
+    platform::NMIS[cpu::this().index].set_busy(busy);
+}
+
 /// Has the samples of an address space resolved, before a task gives it up.
 pub fn before_release(mm: &Mm) {
     if let Some(flush) = flush() {
@@ -214,11 +252,10 @@ fn flush() -> Option<Flush<MmioTransport>> {
 
 /// This processor has nothing to run. Interrupts are off.
 pub fn going_idle() {
-    if period() != 0 {
-        let index = cpu::this().index;
-        platform::CPUS[index]
-            .lock()
-            .idle(&platform::Kernel, IDLE_POST_AGE);
+    if period() != 0 || BY_HOST.load(Ordering::Relaxed) {
+        let index = cpu::this().index as u16;
+        let kernel = &platform::Kernel;
+        kernel.with_cpu(index, |agent| agent.idle(kernel, IDLE_POST_AGE));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use oprofile_guest_agent::{Clock, CpuAgent, DmaMemory, MmioTransport, Platform};
+use oprofile_guest_agent::{Clock, CpuAgent, DmaMemory, MmioTransport, NmiSampler, Platform};
 
 use crate::agent::hostile;
 use crate::arch::clock;
@@ -13,6 +13,9 @@ use crate::sync::SpinLock;
 /// Each processor's half of the agent.
 pub static CPUS: [SpinLock<CpuAgent<MmioTransport>>; MAX_CPUS] =
     [const { SpinLock::new(CpuAgent::new()) }; MAX_CPUS];
+
+/// Each processor's part of the host's clock.
+pub static NMIS: [NmiSampler; MAX_CPUS] = [const { NmiSampler::new() }; MAX_CPUS];
 
 /// This kernel.
 pub struct Kernel;
@@ -40,7 +43,13 @@ impl Platform for Kernel {
 
     fn with_cpu<R>(&self, vcpu: u16, work: impl FnOnce(&mut CpuAgent<MmioTransport>) -> R) -> R {
         // The driver has no more vCPUs than the kernel, which has at most `MAX_CPUS`.
-        work(&mut CPUS[usize::from(vcpu)].lock())
+        let mut agent = CPUS[usize::from(vcpu)].lock();
+        NMIS[usize::from(vcpu)].drain(&mut agent, self);
+        work(&mut agent)
+    }
+
+    fn nmi(&self, vcpu: u16) -> Option<&NmiSampler> {
+        NMIS.get(usize::from(vcpu))
     }
 
     fn relax(&self) {

@@ -9,7 +9,7 @@ use oprofile_guest_agent::{Clocks, TaskFate, Transport};
 use oprofile_wire::control::MAX_TASKS_PER_REQUEST;
 
 use super::hostile::{self, Behaviour};
-use super::{CONTROL, Causes, HANDLES, PERIOD, free_task, platform};
+use super::{BY_HOST, CONTROL, Causes, HANDLES, PERIOD, free_task, platform};
 use crate::arch::apic;
 use crate::arch::cpu;
 use crate::arch::instructions::{disable_interrupts, enable_interrupts};
@@ -121,6 +121,16 @@ fn follow_settings() {
     match control.update(&platform::Kernel) {
         Ok(Clocks::Run { period_ns }) => {
             PERIOD.store(period_ns, Ordering::Relaxed);
+            arm_clocks();
+            let behaviour = BEHAVIOUR.lock().take();
+            hostile::misbehave(behaviour);
+        }
+        Ok(Clocks::ByHost) => {
+            BY_HOST.store(true, Ordering::Relaxed);
+            if let Err(error) = control.start_host_clock(&platform::Kernel) {
+                crate::log!("the host gives no clock: {}", Causes(&error));
+            }
+            // Each tells by that whether it is busy.
             arm_clocks();
             let behaviour = BEHAVIOUR.lock().take();
             hostile::misbehave(behaviour);

@@ -20,6 +20,8 @@ const TIMER: u32 = 0x320;
 const INITIAL_COUNT: u32 = 0x380;
 const CURRENT_COUNT: u32 = 0x390;
 const DIVIDE: u32 = 0x3e0;
+/// In x2APIC mode only.
+const SELF: u32 = 0x3f0;
 const SOFTWARE_ENABLE: u32 = 1 << 8;
 const DELIVERY_PENDING: u32 = 1 << 12;
 
@@ -102,6 +104,16 @@ fn command(apic_id: u32, low: u32) {
 /// Interrupts another processor. Interrupts are off, so that the two halves of the command stay together.
 pub fn interrupt(apic_id: usize, vector: u8) {
     command(apic_id as u32, 1 << 14 | u32::from(vector));
+}
+
+/// Interrupts this processor, from an NMI too: it may have come between the two halves of a command, so this one has but one.
+pub fn interrupt_self(vector: u8) {
+    match REGISTERS.load(Ordering::Relaxed) {
+        // SAFETY: x2APIC mode is on; the register interrupts this processor and nothing else.
+        0 => unsafe { write_msr(X2APIC_MSRS + (SELF >> 4), u64::from(vector)) },
+        // The destination is a shorthand, not in the other half.
+        _ => write(COMMAND, 1 << 18 | 1 << 14 | u32::from(vector)),
+    }
 }
 
 /// Sends INIT.

@@ -108,6 +108,7 @@ pub fn init() {
 
 /// The scheduler has chosen what runs next on this processor. Idle, no clock ticks.
 pub fn task_chosen(idle: bool) {
+    agent::set_busy(!idle);
     let mut timers = cpu::this().timers.lock();
     if idle {
         timers.slice = NEVER;

@@ -13,6 +13,8 @@ pub const TIMER_VECTOR: u8 = 0x40;
 pub const RESCHEDULE_VECTOR: u8 = 0x41;
 /// Another processor has removed mappings.
 pub const TLB_VECTOR: u8 = 0x42;
+/// An NMI has left a sample, which this processor is to take further.
+pub const SAMPLED_VECTOR: u8 = 0x43;
 /// Software interrupt: the running task gives its processor away.
 pub const YIELD_VECTOR: u8 = 0x44;
 /// The profiling device.
@@ -28,7 +30,8 @@ const EXCEPTIONS: u64 = 32;
 #[unsafe(no_mangle)]
 extern "C" fn trap_handler(context: &mut Context) {
     match context.vector {
-        NMI => {}
+        // Whatever else it was has nobody to care.
+        NMI => agent::nmi(context),
         vector if vector < EXCEPTIONS => exception(context),
         vector => interrupt(vector as u8, context),
     }
@@ -50,6 +53,10 @@ fn interrupt(vector: u8, context: &mut Context) {
         TLB_VECTOR => {
             apic::end_of_interrupt();
             tlb::acknowledge();
+        }
+        SAMPLED_VECTOR => {
+            apic::end_of_interrupt();
+            agent::drain();
         }
         DEVICE_VECTOR => {
             apic::end_of_interrupt();
