@@ -6,6 +6,7 @@
 //! | [`vm`] | a machine from its configuration to its end |
 //! | [`memory`], [`boot`], [`acpi`] | guest RAM, the PVH and Linux boot protocols, ACPI tables |
 //! | [`kvm`], [`cpu`] | KVM, vCPUs and their threads |
+//! | [`console`] | standard input on its way to the guest |
 //! | [`bus`], [`devices`], [`virtio`], [`block`] | port and memory-mapped I/O, a PC's devices, virtio-mmio, disks |
 //! | [`oprofile`] | the profiling device's worker, and the collector that writes the session |
 //! | `signals` | SIGINT and its like as events |
@@ -16,6 +17,7 @@ pub mod boot;
 pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod cpu;
 pub mod devices;
 pub mod exit_code;

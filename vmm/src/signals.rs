@@ -31,25 +31,37 @@ fn mask(how: c_int, set: &sigset_t) -> io::Result<()> {
     }
 }
 
-/// Calls `first` on a thread of its own at the first signal that asks for the end. The next one ends the process at once,
-/// as without this. To be called while the process has one thread only: others inherit the mask.
+/// The next signal of `set`, which is blocked.
+fn wait(set: &sigset_t) -> c_int {
+    let mut signal = 0;
+    // SAFETY: both pointers are to live values of the right types.
+    while unsafe { libc::sigwait(set, &raw mut signal) } != 0 {}
+    signal
+}
+
+/// Calls `first` on a thread of its own at the first signal that asks for the end. The next one ends the process at once, as
+/// without this, but for a call of `last`. To be called while the process has one thread only: others inherit the mask.
 ///
 /// # Errors
 /// When the host lacks threads.
-pub fn on_first(first: impl FnOnce(c_int) + Send + 'static) -> io::Result<()> {
+pub fn on_first(
+    first: impl FnOnce(c_int) + Send + 'static,
+    last: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
     let set = ending_set();
     mask(libc::SIG_BLOCK, &set)?;
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            let mut signal = 0;
-            // SAFETY: both pointers are to live values of the right types.
-            while unsafe { libc::sigwait(&raw const set, &raw mut signal) } != 0 {}
-            first(signal);
-            // Unblocked in this thread alone, the next one takes its default action: it ends the process.
+            first(wait(&set));
+            let signal = wait(&set);
+            last();
+            // Unblocked in this thread alone, it takes its default action: it ends the process.
             if let Err(error) = mask(libc::SIG_UNBLOCK, &set) {
-                tracing::warn!("A second signal will be ignored: {error}");
+                tracing::warn!("A second signal is ignored: {error}");
             }
+            // SAFETY: sends a signal to this thread.
+            unsafe { libc::raise(signal) };
             loop {
                 thread::park();
             }

@@ -21,6 +21,7 @@ use crate::boot::cmdline::{self, CmdlineError, MmioDevice};
 use crate::boot::{BootError, BootFiles, Entry};
 use crate::bus::Overlap;
 use crate::config::{MAX_DISKS, MAX_VCPUS, OprofileDevConfig, OptionError, VmConfig};
+use crate::console::{Input, Port};
 use crate::cpu::{self, Buses, EndReport, GuestEnd, SetupError, Vcpu, VcpuThreads};
 use crate::devices::{power, serial};
 use crate::exit_code::ExitCode;
@@ -128,12 +129,14 @@ pub enum Event {
     Ended(EndReport),
     /// A signal asks for the end.
     Signal(i32),
+    /// The user at the console asks for it.
+    Escape,
 }
 
 /// How a run went.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The guest's end; `None` when a signal stopped it.
+    /// The guest's end; `None` when the user stopped it.
     pub end: Option<EndReport>,
     /// From the first entry to the last exit.
     pub wall: Duration,
@@ -218,7 +221,7 @@ pub fn run(
     let memory = Arc::new(layout.reserve()?);
     let vm = Arc::new(kvm::create_vm(&kvm, &memory)?);
     files.load(&memory, &placement, &cmdline, machine)?;
-    let mut buses = legacy_devices(&vm)?;
+    let (mut buses, serial, room) = legacy_devices(&vm)?;
     let profiling = match (settings, oprofile) {
         (Some((settings, id)), Some(option)) => {
             let device = Device::new(settings)
@@ -250,9 +253,16 @@ pub fn run(
             BlockWorker::start(disk, kick).map_err(cannot("start a disk's worker"))
         })
         .collect::<Result<Vec<_>, _>>()?;
+    let escape = sender.clone();
+    let input = Input::start(rustix::stdio::stdin(), serial, room, move || {
+        // Nobody listens any more: the VM has ended.
+        let _ = escape.send(Event::Escape);
+    })
+    .map_err(cannot("start the console's input"))?;
     let outcome = run_vcpus(&kvm, &vm, cpus, entry, buses, profiling, sender, events);
     // No vCPU asks them for anything any more.
     drop(disks);
+    drop(input);
     outcome
 }
 
@@ -293,7 +303,7 @@ fn run_vcpus(
     // The vCPUs and the signals' thread hold senders, so this does not fail while any of them lives.
     let mut end = match events.recv() {
         Ok(Event::Ended(report)) => Some(report),
-        Ok(Event::Signal(_)) | Err(_) => None,
+        Ok(Event::Signal(_) | Event::Escape) | Err(_) => None,
     };
     if end.is_none()
         && let Some(profiling) = &profiling
@@ -330,16 +340,23 @@ fn quiesce(device: &Device<GuestMemoryMmap>, events: &Receiver<Event>) -> Option
     None
 }
 
-/// Serial port, power control and keyboard controller.
-fn legacy_devices(vm: &VmFd) -> Result<Buses, VmError> {
-    let irq = EventFd::new(libc::EFD_NONBLOCK).map_err(cannot("create an event"))?;
+/// Serial port, power control and keyboard controller; the port once more, and the event that tells when it takes input.
+fn legacy_devices(vm: &VmFd) -> Result<(Buses, Arc<dyn Port>, EventFd), VmError> {
+    let event = || EventFd::new(libc::EFD_NONBLOCK).map_err(cannot("create an event"));
+    let (irq, room) = (event()?, event()?);
     vm.register_irqfd(&irq, serial::COM1_GSI)
         .map_err(|error| KvmError::Refuses("connect an interrupt line", error))?;
-    let port = serial::SerialPort::new(serial::Irq(irq), io::stdout());
+    let told = room.try_clone().map_err(cannot("create an event"))?;
+    let port = Arc::new(serial::SerialPort::new(
+        serial::Irq(irq),
+        io::stdout(),
+        told,
+    ));
+    let input: Arc<dyn Port> = port.clone();
     let mut buses = Buses::default();
     let range = |first: u16, bytes: u16| u64::from(first)..u64::from(first) + u64::from(bytes);
     let ports = &mut buses.ports;
-    ports.insert(range(serial::COM1, serial::COM1_BYTES), Arc::new(port))?;
+    ports.insert(range(serial::COM1, serial::COM1_BYTES), port)?;
     ports.insert(
         range(power::PM1A_CONTROL, power::PM1A_BYTES),
         Arc::new(power::PowerControl),
@@ -352,7 +369,7 @@ fn legacy_devices(vm: &VmFd) -> Result<Buses, VmError> {
         range(power::I8042, power::I8042_BYTES),
         Arc::new(power::KeyboardController),
     )?;
-    Ok(buses)
+    Ok((buses, input, room))
 }
 
 /// Puts the profiling device behind its window; returns the events that KVM writes at notifications of its queues.

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::size;
 use crate::config::{DiskConfig, MAX_VCPUS, OprofileDevConfig, Source, VmConfig, disk};
+use crate::console::terminal::{self, Restored};
 use crate::exit_code;
 use crate::report::Chain;
 use crate::signals;
@@ -14,8 +15,9 @@ use crate::vm::{self, Event, VmError};
 
 /// Boots a guest and runs it to its end.
 ///
-/// The guest's serial port is standard output. SIGINT, SIGTERM and SIGHUP stop the guest and complete the session; a
-/// second one ends the program at once.
+/// The guest's serial port is standard output and, from when the guest listens to it, standard input. A terminal is raw then,
+/// and Ctrl-A x stops the guest; Ctrl-A a is Ctrl-A. SIGINT, SIGTERM and SIGHUP stop the guest and complete the session; a second
+/// one ends the program at once.
 ///
 /// Exit codes: 0 the guest powered off or was stopped, and the session is complete; 1 the VMM failed; 2 usage; 3 KVM or
 /// memory not available; 4 kernel, initrd or disk image not usable; 5 session directory not writable; 6 session not complete; 10 guest
@@ -85,19 +87,24 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let config = arguments.into();
     let (sender, events) = vm::events();
     let signal = sender.clone();
-    let watched = signals::on_first(move |number| {
+    let stop = move |number| {
         // Nobody listens any more: the VM has ended.
         let _ = signal.send(Event::Signal(number));
-    })
-    .map_err(|source| VmError::Io {
-        what: "watch for signals",
-        source,
-    });
-    match watched.and_then(|()| vm::run(&config, sender, &events)) {
+    };
+    let watched =
+        signals::on_first(stop, terminal::restore_for_good).map_err(|source| VmError::Io {
+            what: "watch for signals",
+            source,
+        });
+    let terminal = Restored;
+    let result = watched.and_then(|()| vm::run(&config, sender, &events));
+    // Before anything is told.
+    drop(terminal);
+    match result {
         Ok(outcome) => {
             match &outcome.end {
                 Some(report) => eprintln!("{report}"),
-                None => eprintln!("Guest stopped by a signal"),
+                None => eprintln!("Guest stopped by a signal or Ctrl-A x"),
             }
             if let Some(summary) = &outcome.summary {
                 eprint!("{summary}");

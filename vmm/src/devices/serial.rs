@@ -1,10 +1,10 @@
-//! The first serial port, whose output is the program's standard output.
+//! The first serial port: what the guest writes is put out, what is typed it reads.
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use vm_superio::serial::NoEvents;
+use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -16,6 +16,14 @@ pub const COM1: u16 = 0x3f8;
 pub const COM1_BYTES: u16 = 8;
 /// Its interrupt.
 pub const COM1_GSI: u32 = 4;
+
+/// Offsets of the registers that decide whether input is taken: interrupt enable, modem control (16550 data sheet).
+const INTERRUPT_ENABLE: u64 = 1;
+const MODEM_CONTROL: u64 = 4;
+/// Interrupt enable: one comes when there is input.
+const RECEIVE_INTERRUPT: u8 = 1;
+/// Modem control: the port hears itself, and nothing from outside.
+const LOOP: u8 = 1 << 4;
 
 /// Raises the port's interrupt through an irqfd.
 #[derive(Debug)]
@@ -55,9 +63,32 @@ impl<W: Write> Write for Output<W> {
     }
 }
 
+/// Tells whoever has input that the port may take some.
+#[derive(Debug)]
+struct Room(EventFd);
+
+impl Room {
+    fn tell(&self) {
+        // Fails only when the counter is full, which tells just as well.
+        let _ = self.0.write(1);
+    }
+}
+
+impl SerialEvents for Room {
+    fn buffer_read(&self) {}
+
+    fn out_byte(&self) {}
+
+    fn tx_lost_byte(&self) {}
+
+    fn in_buffer_empty(&self) {
+        self.tell();
+    }
+}
+
 /// A 16550 UART.
 pub struct SerialPort<W: Write> {
-    uart: Mutex<Serial<Irq, NoEvents, Output<W>>>,
+    uart: Mutex<Serial<Irq, Room, Output<W>>>,
 }
 
 impl<W: Write> fmt::Debug for SerialPort<W> {
@@ -67,18 +98,49 @@ impl<W: Write> fmt::Debug for SerialPort<W> {
 }
 
 impl<W: Write> SerialPort<W> {
-    /// A port that writes to `output` and interrupts through `irq`.
-    pub fn new(irq: Irq, output: W) -> Self {
+    /// A port that writes to `output`, interrupts through `irq`, and writes to `room` when [`SerialPort::receive`] may take more
+    /// than it did before.
+    pub fn new(irq: Irq, output: W, room: EventFd) -> Self {
         let output = Output { sink: Some(output) };
         Self {
-            uart: Mutex::new(Serial::new(irq, output)),
+            uart: Mutex::new(Serial::with_events(irq, Room(room), output)),
         }
     }
+
+    /// A panic under the lock leaves registers that are each valid.
+    fn lock(&self) -> MutexGuard<'_, Serial<Irq, Room, Output<W>>> {
+        self.uart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the guest has the receive interrupt enabled. A driver that starts throws away what came before, so input waits
+    /// for this.
+    pub fn is_listening(&self) -> bool {
+        is_listening(&self.lock())
+    }
+
+    /// Takes as much of `input` as fits now; returns how many bytes that is.
+    pub fn receive(&self, input: &[u8]) -> usize {
+        let mut uart = self.lock();
+        if input.is_empty() || !is_listening(&uart) || uart.fifo_capacity() == 0 {
+            return 0;
+        }
+        let before = uart.fifo_capacity();
+        if let Err(error) = uart.enqueue_raw_bytes(input) {
+            tracing::debug!("Serial port: {error}");
+        }
+        // Also after an interrupt that could not be raised the bytes are in.
+        before - uart.fifo_capacity()
+    }
+}
+
+fn is_listening<W: Write>(uart: &Serial<Irq, Room, Output<W>>) -> bool {
+    let state = uart.state();
+    state.interrupt_enable & RECEIVE_INTERRUPT != 0 && state.modem_control & LOOP == 0
 }
 
 impl<W: Write + Send> BusDevice for SerialPort<W> {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut uart = self.lock();
         let offset = u8::try_from(offset).unwrap_or(u8::MAX);
         // The registers are one byte wide, so more than one byte is a string instruction on one register.
         for byte in data {
@@ -87,12 +149,17 @@ impl<W: Write + Send> BusDevice for SerialPort<W> {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Effect {
-        let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
-        let offset = u8::try_from(offset).unwrap_or(u8::MAX);
+        let mut uart = self.lock();
+        let register = u8::try_from(offset).unwrap_or(u8::MAX);
+        let decides = matches!(offset, INTERRUPT_ENABLE | MODEM_CONTROL);
+        let listened = decides && is_listening(&uart);
         for byte in data {
-            if let Err(error) = uart.write(offset, *byte) {
+            if let Err(error) = uart.write(register, *byte) {
                 tracing::debug!("Serial port: {error}");
             }
+        }
+        if decides && !listened && is_listening(&uart) {
+            uart.events().tell();
         }
         Effect::None
     }
@@ -130,14 +197,24 @@ mod tests {
         }
     }
 
-    fn irq() -> Irq {
-        Irq(EventFd::new(0).unwrap())
+    fn event() -> EventFd {
+        EventFd::new(libc::EFD_NONBLOCK).unwrap()
+    }
+
+    fn port<W: Write>(output: W) -> SerialPort<W> {
+        SerialPort::new(Irq(event()), output, event())
+    }
+
+    fn read<W: Write + Send>(port: &SerialPort<W>, register: u64) -> u8 {
+        let mut byte = [0];
+        port.read(register, &mut byte);
+        byte[0]
     }
 
     #[test]
     fn what_the_guest_writes_is_put_out() {
         let output = Shared::default();
-        let port = SerialPort::new(irq(), output.clone());
+        let port = port(output.clone());
         port.write(0, b"he");
         port.write(0, b"y");
         assert_eq!(*output.0.lock().unwrap(), b"hey");
@@ -145,16 +222,59 @@ mod tests {
 
     #[test]
     fn transmitter_is_always_ready() {
-        let port = SerialPort::new(irq(), Shared::default());
-        let mut status = [0];
-        port.read(5, &mut status);
-        assert_eq!(status[0] & 0x60, 0x60);
+        let port = port(Shared::default());
+        assert_eq!(read(&port, 5) & 0x60, 0x60);
+    }
+
+    #[test]
+    fn input_is_taken_from_when_the_guest_listens() {
+        let (irq, room) = (event(), event());
+        let told = room.try_clone().unwrap();
+        let raised = irq.try_clone().unwrap();
+        let port = SerialPort::new(Irq(irq), Shared::default(), room);
+        assert!(!port.is_listening());
+        assert_eq!(port.receive(b"early"), 0);
+        assert!(told.read().is_err());
+        port.write(INTERRUPT_ENABLE, &[RECEIVE_INTERRUPT]);
+        assert_eq!(told.read().unwrap(), 1);
+        assert_eq!(port.receive(b"ab"), 2);
+        assert_eq!(raised.read().unwrap(), 1);
+        assert_eq!(read(&port, 5) & 1, 1);
+        assert_eq!((read(&port, 0), read(&port, 0)), (b'a', b'b'));
+        assert_eq!(read(&port, 5) & 1, 0);
+        assert_eq!(told.read().unwrap(), 1);
+    }
+
+    #[test]
+    fn full_port_takes_no_more_until_it_was_read() {
+        let port = port(Shared::default());
+        port.write(INTERRUPT_ENABLE, &[RECEIVE_INTERRUPT]);
+        let input: Vec<u8> = (0..100).collect();
+        let first = port.receive(&input);
+        assert!(first > 0 && first < input.len());
+        assert_eq!(port.receive(&input[first..]), 0);
+        for byte in 0..first {
+            assert_eq!(usize::from(read(&port, 0)), byte);
+        }
+        assert_eq!(port.receive(&input[first..]), input.len() - first);
+    }
+
+    #[test]
+    fn port_that_hears_itself_hears_nothing_else() {
+        let port = port(Shared::default());
+        port.write(INTERRUPT_ENABLE, &[RECEIVE_INTERRUPT]);
+        port.write(MODEM_CONTROL, &[LOOP]);
+        assert_eq!(port.receive(b"a"), 0);
+        port.write(0, b"z");
+        port.write(MODEM_CONTROL, &[0]);
+        assert_eq!(port.receive(b"a"), 1);
+        assert_eq!((read(&port, 0), read(&port, 0)), (b'z', b'a'));
     }
 
     #[test]
     fn a_closed_output_is_given_up_after_its_first_error() {
         let output = Shared::default();
-        let port = SerialPort::new(irq(), Closed(output.clone()));
+        let port = port(Closed(output.clone()));
         port.write(0, b"abc");
         assert_eq!(*output.0.lock().unwrap(), b"a");
     }
