@@ -8,8 +8,8 @@ use std::path::PathBuf;
 pub use disk::{DiskConfig, MAX_DISKS};
 pub use oprofile_dev::{OprofileDevConfig, OptionError};
 
-/// Most vCPUs: APIC ids stay below 8 and the guest's tables small.
-pub const MAX_VCPUS: u16 = 8;
+/// Most vCPUs: what was tried. Each costs a thread, a sample queue and a notification event; APIC ids are 8 bits wide.
+pub const MAX_VCPUS: u16 = 32;
 
 /// Where the guest kernel or initrd comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -40,7 +40,7 @@ pub struct Arguments {
     #[command(flatten)]
     choice: ChoiceArguments,
     /// vCPUs of the guest.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=32))]
     cpus: u32,
     /// How long the guest's programs run.
     #[arg(long, value_name = "SECS", default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=60))]

@@ -12,7 +12,7 @@ use crate::sync::SpinLock;
 use crate::task::Task;
 
 /// Most processors that the kernel starts.
-pub const MAX_CPUS: usize = 8;
+pub const MAX_CPUS: usize = 32;
 
 /// One processor. `entry.s` knows the offsets of the first fields.
 #[repr(C)]
