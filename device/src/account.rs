@@ -67,6 +67,12 @@ pub struct Account {
     pub cookies: u64,
     /// What became of the host's clock's ticks, where it is the host that gives the clock.
     pub clock: ClockAccount,
+    /// Files whose build-id was read.
+    pub build_ids: u64,
+    /// Files that were read and have none.
+    pub build_ids_none: u64,
+    /// Files whose build-id could not be read: its page was not in memory, or the start of the file not mapped.
+    pub build_ids_unreadable: u64,
     /// Bad input by kind.
     pub faults: Faults,
     /// The same by vCPU; index is the vCPU.
@@ -138,6 +144,9 @@ impl Account {
             ("ticks_idle", self.clock.idle),
             ("ticks_pending", self.clock.pending),
             ("ticks_missed", self.clock.missed),
+            ("build_ids", self.build_ids),
+            ("build_ids_none", self.build_ids_none),
+            ("build_ids_unreadable", self.build_ids_unreadable),
         ];
         let faults = self
             .faults

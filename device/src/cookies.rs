@@ -7,8 +7,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::guest::build_id::BuildId;
+
 /// Most cookies of one device. A busy build machine maps some 10,000 files in a day; the bound keeps a guest that
-/// invents files from filling the host's memory (4 KiB of path at most each, 256 MiB in all).
+/// invents files from filling the host's memory (4 KiB of path and 66 bytes of build-id at most each, 260 MiB in all).
 pub const MAX_COOKIES: usize = 65_536;
 
 /// Stands for every file and region beyond [`MAX_COOKIES`].
@@ -16,6 +18,31 @@ pub const OVERFLOW_COOKIE: u64 = 1;
 
 /// First cookie that is given out: 0 is "no cookie" in the event buffer, all ones (unreachable) "no mapping".
 const FIRST_COOKIE: u64 = 2;
+
+/// How often a file's build-id is looked for while the page that holds it is not in memory, each time in another sync: a page
+/// that is not there after that is not used, or the guest is short of memory.
+const MAX_BUILD_ID_TRIES: u8 = 8;
+
+/// What is known of the build of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FileBuild {
+    /// Nothing: it has not been read yet, or could not be.
+    #[default]
+    Unknown,
+    /// The file has been read, and has no build-id.
+    WithoutId,
+    /// Its build-id.
+    Id(BuildId),
+}
+
+/// How many files are of each [`FileBuild`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BuildCounts {
+    pub with_id: u64,
+    pub without_id: u64,
+    /// Those that were given up; others of unknown build may still be read.
+    pub unreadable: u64,
+}
 
 /// What a cookie stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +57,10 @@ pub enum CookieTarget {
         inode: u64,
         /// Inode generation, 0 when the guest does not tell.
         generation: u32,
-        /// Device number of its file system, 0 when the guest does not tell.
+        /// Device number of its file system, 0 when the guest does not tell: as Linux keeps it, minor number in the low 20 bits.
         device: u32,
+        /// Which build it is.
+        build: FileBuild,
     },
     /// Memory of a process without a file.
     Anonymous {
@@ -70,6 +99,12 @@ struct Target {
     key: Arc<Key>,
     /// Of a file: it had been unlinked when it was seen last.
     deleted: bool,
+    /// Of a file.
+    build: FileBuild,
+    /// Tries to read the build-id that are left.
+    tries: u8,
+    /// Number of the sync that tried last.
+    tried: u32,
 }
 
 /// The cookies that have been given out.
@@ -78,6 +113,7 @@ pub(crate) struct Cookies {
     ids: HashMap<Arc<Key>, u64>,
     /// Index is the cookie less [`FIRST_COOKIE`].
     targets: Vec<Target>,
+    builds: BuildCounts,
 }
 
 /// What all files beyond the cap are called: not absolute, so no file of the guest has this path.
@@ -112,8 +148,71 @@ impl Cookies {
         self.targets.push(Target {
             key,
             deleted: false,
+            build: FileBuild::Unknown,
+            tries: MAX_BUILD_ID_TRIES,
+            tried: 0,
         });
         cookie
+    }
+
+    fn file_target(&mut self, cookie: u64) -> Option<&mut Target> {
+        let target = self.targets.get_mut(Self::index(cookie)?)?;
+        matches!(*target.key, Key::File(_)).then_some(target)
+    }
+
+    /// Whether the build-id of a file may still be found.
+    pub fn wants_build(&self, cookie: u64) -> bool {
+        let target = Self::index(cookie).and_then(|index| self.targets.get(index));
+        target.is_some_and(|target| {
+            target.tries > 0
+                && target.build == FileBuild::Unknown
+                && matches!(*target.key, Key::File(_))
+        })
+    }
+
+    /// Takes one of a file's tries for sync number `sync`; false when there is none left, or that sync has had one.
+    pub fn try_build(&mut self, cookie: u64, sync: u32) -> bool {
+        if !self.wants_build(cookie) {
+            return false;
+        }
+        let Some(target) = self
+            .file_target(cookie)
+            .filter(|target| target.tried != sync)
+        else {
+            return false;
+        };
+        target.tried = sync;
+        target.tries -= 1;
+        if target.tries == 0 {
+            self.builds.unreadable += 1;
+        }
+        true
+    }
+
+    /// Remembers which build a file is. [`FileBuild::Unknown`] says that it will not become known.
+    pub fn set_build(&mut self, cookie: u64, build: FileBuild) {
+        let Some(target) = self.file_target(cookie) else {
+            return;
+        };
+        if target.build != FileBuild::Unknown {
+            return;
+        }
+        target.build = build;
+        let had_tries = std::mem::take(&mut target.tries) > 0;
+        match build {
+            FileBuild::Unknown => self.builds.unreadable += u64::from(had_tries),
+            FileBuild::WithoutId => self.builds.without_id += 1,
+            FileBuild::Id(_) => self.builds.with_id += 1,
+        }
+        if build != FileBuild::Unknown && !had_tries {
+            // The last try found it.
+            self.builds.unreadable -= 1;
+        }
+    }
+
+    /// How many files are of which build.
+    pub const fn builds(&self) -> BuildCounts {
+        self.builds
     }
 
     fn index(cookie: u64) -> Option<usize> {
@@ -129,6 +228,7 @@ impl Cookies {
                 inode: 0,
                 generation: 0,
                 device: 0,
+                build: FileBuild::Unknown,
             });
         }
         let target = self.targets.get(Self::index(cookie)?)?;
@@ -139,6 +239,7 @@ impl Cookies {
                 inode: key.inode,
                 generation: key.generation,
                 device: key.device,
+                build: target.build,
             },
             &Key::Anonymous { tgid, start, end } => CookieTarget::Anonymous {
                 tgid,
@@ -239,6 +340,39 @@ mod tests {
         assert_eq!(cookies.anonymous(0, 0, 1), first);
         assert!(cookies.target(OVERFLOW_COOKIE).is_some());
         assert_eq!(cookies.len(), MAX_COOKIES);
+    }
+
+    #[test]
+    fn a_build_is_tried_once_a_sync_and_a_bounded_number_of_times() {
+        let mut cookies = Cookies::default();
+        let cookie = cookies.file(key(2, b"/bin/a"), false);
+        assert!(cookies.try_build(cookie, 1) && !cookies.try_build(cookie, 1));
+        let more = (2..100).filter(|&sync| cookies.try_build(cookie, sync));
+        assert_eq!(more.count(), usize::from(MAX_BUILD_ID_TRIES) - 1);
+        assert!(!cookies.wants_build(cookie));
+        let builds = |with_id, without_id, unreadable| BuildCounts {
+            with_id,
+            without_id,
+            unreadable,
+        };
+        assert_eq!(cookies.builds(), builds(0, 0, 1));
+        // Had the last try found it.
+        let id = BuildId::new(&[1, 2]).map(FileBuild::Id).unwrap();
+        cookies.set_build(cookie, id);
+        assert_eq!(cookies.builds(), builds(1, 0, 0));
+        // What is known stays.
+        cookies.set_build(cookie, FileBuild::WithoutId);
+        assert!(matches!(
+            cookies.target(cookie),
+            Some(CookieTarget::File { build, .. }) if build == id
+        ));
+        let other = cookies.file(key(2, b"/bin/b"), false);
+        assert!(cookies.wants_build(other));
+        cookies.set_build(other, FileBuild::Unknown);
+        assert!(!cookies.wants_build(other));
+        assert_eq!(cookies.builds(), builds(1, 0, 1));
+        let anonymous = cookies.anonymous(1, 0, 1);
+        assert!(!cookies.wants_build(anonymous) && !cookies.wants_build(OVERFLOW_COOKIE));
     }
 
     #[test]

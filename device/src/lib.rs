@@ -35,7 +35,7 @@ mod tests;
 
 pub use account::{Account, VcpuAccount};
 pub use clock::{ClockAccount, HostClock};
-pub use cookies::CookieTarget;
+pub use cookies::{CookieTarget, FileBuild};
 pub use event_buffer::{EventReader, OpenError};
 pub use fault::{Fault, Faults};
 pub use front::{ActivateError, Device, Interrupt, SYNC_PERIOD};

@@ -132,6 +132,7 @@ impl Engine {
         let sum = |figure: fn(&VcpuAccount) -> u64| {
             self.vcpus.iter().map(figure).fold(0, u64::wrapping_add)
         };
+        let builds = self.cookies.builds();
         Account {
             said_hello: self.said_hello,
             received: sum(|vcpu| vcpu.received),
@@ -150,6 +151,9 @@ impl Engine {
             syncs: sum(|vcpu| vcpu.syncs),
             cookies: self.cookies.len() as u64,
             clock: ClockAccount::default(),
+            build_ids: builds.with_id,
+            build_ids_none: builds.without_id,
+            build_ids_unreadable: builds.unreadable,
             faults: self.faults.snapshot(),
             vcpus: self.vcpus.clone(),
         }

@@ -7,6 +7,7 @@
 //! | [`translator`] | addresses of any space, with a TLB: the public way to translate and read |
 //! | [`space`] | kernel pointers: proven linear map, translation elsewhere |
 //! | [`layout`] | the layout descriptor, typed and checked |
+//! | [`build_id`] | the build-id of a file, from where it is mapped |
 //! | `task`, `vma`, `path` | the objects: task → address space → VMA → file → path |
 //! | `tables`, `files` | what is remembered of address spaces and files from sync to sync |
 //! | `changes` | change words: what of that holds without another look |
@@ -16,6 +17,7 @@
 //! Everything that is read is the guest's and may be wrong: loops have bounds, lengths have caps, and a question that
 //! cannot be answered within a few tries is *raced*.
 
+pub mod build_id;
 pub mod layout;
 pub mod memory;
 pub mod paging;

@@ -171,6 +171,27 @@ impl KernelSpace {
         Ok((found.gpa, found.bytes_left()))
     }
 
+    /// GPA of kernel address `gva`.
+    ///
+    /// # Errors
+    /// When it is not in the kernel's half, or has no translation.
+    pub fn gpa<M: GuestMemoryBackend>(
+        &mut self,
+        ram: &mut Ram<'_, M>,
+        gva: u64,
+    ) -> Result<u64, ObjectError> {
+        if gva < self.description.user_end {
+            return Err(ObjectError::NotKernel(gva));
+        }
+        match self.translate(ram, gva) {
+            Ok((gpa, _)) => Ok(gpa),
+            Err(source) => Err(ObjectError::Walk {
+                pointer: gva,
+                source,
+            }),
+        }
+    }
+
     /// Copies from kernel address `gva` on.
     ///
     /// # Errors

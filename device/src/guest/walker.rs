@@ -72,6 +72,13 @@ impl<M: GuestMemoryBackend> Walker<'_, M> {
             .map_err(|error| stop(error, fault, object))
     }
 
+    /// GPA of what `pointer` leads to; `fault` is what it is when it leads nowhere.
+    pub fn gpa(&mut self, pointer: u64, fault: Fault) -> Result<u64, Stop> {
+        self.space
+            .gpa(&mut self.ram, pointer)
+            .map_err(|error| stop(error, fault, pointer))
+    }
+
     /// Copies bytes; `fault` is what it is when they cannot be read.
     #[inline]
     pub fn bytes(&mut self, pointer: u64, into: &mut [u8], fault: Fault) -> Result<(), Stop> {

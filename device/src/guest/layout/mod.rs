@@ -92,6 +92,8 @@ pub(super) struct Counter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MmLayout {
     pub(super) store: StoreLayout,
+    /// Pointer to the top-level page table.
+    pub(super) page_table: Option<u32>,
     pub(super) exe_file: Option<u32>,
     pub(super) vma_count: Option<u32>,
     pub(super) sequence: Option<Counter>,
@@ -236,6 +238,7 @@ impl Layout {
         };
         Ok(MmLayout {
             store,
+            page_table: fields.get(Field::MmPageTable, Kind::Word)?,
             exe_file: fields.get(Field::MmExeFile, Kind::Word)?,
             vma_count: fields.get(Field::MmVmaCount, Kind::Half)?,
             sequence: counter(Field::MmSequence)?,

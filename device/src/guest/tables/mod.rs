@@ -239,6 +239,17 @@ impl Tables {
         self.entries.get_mut(index as usize)
     }
 
+    /// Has the mapping of an address space that begins at `start` compared with the guest before it is used again.
+    pub fn recheck(&mut self, key: Key, start: u64) {
+        let Some(&index) = self.by_key.get(&key) else {
+            return;
+        };
+        self.change(Place(index), |table| {
+            let index = table.find(start)?;
+            table.region_mut(index).map(|region| region.checked = 0)
+        });
+    }
+
     /// Changes a table.
     pub fn change<T>(
         &mut self,

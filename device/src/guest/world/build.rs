@@ -91,6 +91,8 @@ impl<M: GuestMemoryBackend> GuestWorld<'_, M> {
         let has_space = self.check_task(mm).is_ok();
         for taken in &*taken {
             let is_known = taken.found.vma.file != 0;
+            // A file of which nothing is known yet is looked at with its first sample.
+            let is_known = is_known && !self.wants_build(taken.cookie);
             let checked = match taken.holds && has_space && is_known {
                 true => self.sync,
                 false => 0,

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod build;
+mod build_ids;
 mod read_tasks;
 
 use vm_memory::GuestMemoryBackend;
@@ -22,6 +23,7 @@ use crate::sync::{LANES, Lookup, Task, World};
 
 use ahead::Ahead;
 use build::Taken;
+use build_ids::Unread;
 use read_tasks::ReadTasks;
 
 /// How often a look-up is tried while the guest changes what is read. Measured on Linux 6.1 under heavy mmap
@@ -87,6 +89,7 @@ pub(super) struct Remembered {
     /// VMAs on their way into a table.
     scratch: Vec<Taken>,
     tasks: ReadTasks,
+    unread: Unread,
 }
 
 /// Guest RAM for the time of one sync.
@@ -122,6 +125,10 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
     ) -> Self {
         guest.space.flush();
         guest.remembered.tables.begin(full_syncs);
+        guest
+            .remembered
+            .unread
+            .look_again(&mut guest.remembered.tables);
         Self {
             user_end: guest.space.description().user_end,
             keeps_late: guest.keeps_late,
@@ -233,7 +240,10 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
             State::Throttled => return Lookup::Throttled,
         }
         match self.ask(|world| world.resolve(mm, address)) {
-            Answer::Found(lookup) => lookup,
+            Answer::Found(lookup) => {
+                self.identify(mm, address, lookup);
+                lookup
+            }
             Answer::Raced => Lookup::Raced,
             Answer::Throttled => Lookup::Throttled,
         }

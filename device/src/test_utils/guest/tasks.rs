@@ -33,9 +33,11 @@ impl SyntheticGuest {
         self.set(task, Field::TaskFlags, flags);
     }
 
-    /// An address space with these mappings, ascending.
+    /// An address space with these mappings, ascending. All share the kernel's page tables, in which [`SyntheticGuest::map`] puts
+    /// what is in memory of them.
     pub fn mm(&mut self, exe_file: u64, vmas: &[VmaSpec]) -> u64 {
         let mm = self.object_of(ObjectKind::Mm);
+        self.set(mm, Field::MmPageTable, Self::linear(self.root()));
         self.set_exe(mm, exe_file);
         self.set_vmas(mm, vmas);
         mm

@@ -1,0 +1,218 @@
+//! Build-ids of the files that samples are in, read from where a process has them mapped.
+//!
+//! A file's build-id is looked for with the first sample in it that is looked up in the guest; while its page is not in memory,
+//! again in later syncs, a bounded number of times. It is work of its own, rationed like any other, and never a part of the
+//! sample's answer.
+
+use vm_memory::GuestMemoryBackend;
+
+use super::super::build_id::{self, Image};
+use super::super::memory::{MemoryError, Ram};
+use super::super::paging::{self, Levels, WalkError};
+use super::super::tables::{Key, Tables};
+use super::super::vma::{self, Place, Vma};
+use super::super::walker::Stop;
+use super::{Answer, GuestWorld, Mm};
+use crate::cookies::FileBuild;
+use crate::fault::Fault;
+use crate::sync::Lookup;
+
+/// Work to read a build-id with: a search for the mapping of the file's start, three pages that are walked to, and 4 KiB of
+/// copies take about a hundred. More for trees that are walked without a linear map, and for a second try.
+const WORK_PER_BUILD_ID: u32 = 1_024;
+
+/// Mappings below the one with the sample that are looked at for the start of the file. Linkers make four or five.
+const MAX_SEGMENTS: usize = 8;
+
+/// Mappings whose file is looked at again in the next sync, the samples of a sync are commonly in some ten.
+const MAX_UNREAD: usize = 64;
+
+/// Mappings of files whose build-id was not to be had in this sync.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    /// By address space and first address.
+    mappings: Vec<(Key, u64)>,
+}
+
+impl Unread {
+    fn remember(&mut self, mapping: (Key, u64)) {
+        if self.mappings.len() < MAX_UNREAD && !self.mappings.contains(&mapping) {
+            self.mappings.push(mapping);
+        }
+    }
+
+    /// Has the next sample in each of them looked up in the guest.
+    pub fn look_again(&mut self, tables: &mut Tables) {
+        for (key, start) in self.mappings.drain(..) {
+            tables.recheck(key, start);
+        }
+    }
+}
+
+/// What came of reading a file's build-id.
+enum Reading {
+    /// All that will ever be known; [`FileBuild::Unknown`] when the start of the file is not mapped.
+    Final(FileBuild),
+    /// A page is not in memory now.
+    NotPresent,
+}
+
+/// The start of a file as a process has it mapped.
+struct Mapped<'r, 'm, M: GuestMemoryBackend> {
+    ram: &'r mut Ram<'m, M>,
+    levels: Levels,
+    /// GPA of the process's top-level page table.
+    root: u64,
+    start: u64,
+    bytes: u64,
+}
+
+impl<M: GuestMemoryBackend> Image for Mapped<'_, '_, M> {
+    type Error = WalkError;
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), WalkError> {
+        // Within a mapping, which ends below 2^64.
+        let (mut gva, mut into) = (self.start.wrapping_add(offset), into);
+        while !into.is_empty() {
+            let found = paging::translate(self.ram, self.levels, self.root, gva)?;
+            let left = usize::try_from(found.bytes_left()).unwrap_or(usize::MAX);
+            let count = left.min(into.len());
+            let (part, rest) = into.split_at_mut(count);
+            self.ram.read(found.gpa, part)?;
+            into = rest;
+            gva = gva.wrapping_add(count as u64);
+        }
+        Ok(())
+    }
+}
+
+impl<M: GuestMemoryBackend> GuestWorld<'_, M> {
+    /// Whether the build-id of a file may be read.
+    pub(super) fn wants_build(&self, cookie: u64) -> bool {
+        self.walker.layout.mm.page_table.is_some() && self.cookies.wants_build(cookie)
+    }
+
+    /// Reads the build-id of the file that a sample at `address` was just found in, unless that is known or given up.
+    pub(super) fn identify(&mut self, mm: Mm, address: u64, lookup: Lookup) {
+        let Lookup::File { cookie, .. } = lookup else {
+            return;
+        };
+        let Some(page_table) = self.walker.layout.mm.page_table else {
+            return;
+        };
+        if !self.cookies.wants_build(cookie) {
+            return;
+        }
+        let read = match self.memory.budget.grant(WORK_PER_BUILD_ID) {
+            Some(work) if work == WORK_PER_BUILD_ID => {
+                if !self.cookies.try_build(cookie, self.sync) {
+                    return;
+                }
+                self.ask_within(work, |world| {
+                    world.read_build(mm, address, cookie, page_table)
+                })
+            }
+            // No try is lost when there is no work left.
+            _ => Answer::Throttled,
+        };
+        match read {
+            Answer::Found(Reading::Final(build)) => self.cookies.set_build(cookie, build),
+            Answer::Found(Reading::NotPresent) | Answer::Raced | Answer::Throttled => {
+                let entry = self.memory.tables.entry(mm.place);
+                let start = entry.and_then(|entry| {
+                    let index = entry.table.find(address)?;
+                    Some(entry.table.origin(index)?.vma.start)
+                });
+                if let Some(start) = start {
+                    self.memory.unread.remember((mm.key, start));
+                }
+            }
+        }
+    }
+
+    /// Reads the build-id of the file that is mapped at `address`, which must be the one with this cookie.
+    fn read_build(
+        &mut self,
+        mm: Mm,
+        address: u64,
+        cookie: u64,
+        page_table: u32,
+    ) -> Result<Reading, Stop> {
+        let space = mm.key.space;
+        let sequence = self.settled_sequence(mm)?;
+        let place = vma::find(&mut self.walker, space, address)?;
+        let sampled = place.vma(address).filter(|vma| vma.file != 0);
+        let sampled = sampled.ok_or(Stop::Changed)?;
+        let Some((place, start)) = self.start_of_file(space, sampled, place)? else {
+            return Ok(Reading::Final(FileBuild::Unknown));
+        };
+        let table = self.walker.u64(space, page_table, Fault::BadMapping)?;
+        let mut image = Mapped {
+            root: self.walker.gpa(table, Fault::BadPageTable)?,
+            levels: self.walker.space.description().levels,
+            ram: &mut self.walker.ram,
+            start: start.start,
+            bytes: start.end.min(self.user_end).saturating_sub(start.start),
+        };
+        let reading = match build_id::find(&mut image) {
+            Ok(Some(id)) => Reading::Final(FileBuild::Id(id)),
+            Ok(None) => Reading::Final(FileBuild::WithoutId),
+            Err(WalkError::NotPresent(_) | WalkError::NotCanonical(_)) => Reading::NotPresent,
+            Err(WalkError::Memory(MemoryError::OverBudget)) => {
+                return Err(Stop::Bad(Fault::OverBudget, space));
+            }
+            Err(WalkError::Cycle(_) | WalkError::Reserved(_) | WalkError::Memory(_)) => {
+                return Err(Stop::Bad(Fault::BadPageTable, space));
+            }
+        };
+        // What was read belongs to the file if the mapping was there before and is there now: while it is, so is its file.
+        if self.file_cookie(start.file)? != cookie {
+            return Err(Stop::Changed);
+        }
+        place.check(&mut self.walker, space)?;
+        if sequence != vma::sequence(&mut self.walker, space)? {
+            return Err(Stop::Changed);
+        }
+        self.check_task(mm)?;
+        Ok(reading)
+    }
+
+    /// The mapping of the start of the file that `sampled`, found at `place`, maps a part of.
+    fn start_of_file(
+        &mut self,
+        space: u64,
+        sampled: Vma,
+        place: Place,
+    ) -> Result<Option<(Place, Vma)>, Stop> {
+        if sampled.page_offset == 0 {
+            return Ok(Some((place, sampled)));
+        }
+        let is_start = |vma: &Vma| vma.file == sampled.file && vma.page_offset == 0;
+        // Commonly each part is as far from the first as in the file.
+        let page_shift = self.walker.layout.vma.page_shift;
+        let offset = sampled.file_offset(sampled.start, page_shift);
+        if let Some(address) = sampled.start.checked_sub(offset) {
+            let place = vma::find(&mut self.walker, space, address)?;
+            if let Some(vma) = place.vma(address).filter(is_start) {
+                return Ok(Some((place, vma)));
+            }
+        }
+        let mut above = sampled;
+        for _ in 0..MAX_SEGMENTS {
+            let Some(address) = above.start.checked_sub(1) else {
+                break;
+            };
+            let place = vma::find(&mut self.walker, space, address)?;
+            match place.vma(address) {
+                Some(vma) if is_start(&vma) => return Ok(Some((place, vma))),
+                Some(vma) if vma.file == sampled.file => above = vma,
+                _ => break,
+            }
+        }
+        Ok(None)
+    }
+}
