@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::file_list::FileIdentity;
+
 /// What a cookie of the event buffer stands for. One cookie means one thing for the whole session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CookieTarget {
@@ -95,6 +97,29 @@ pub struct GuestFile<'a> {
 pub trait GuestFiles {
     /// The file at this absolute guest path, `None` when the host does not have it.
     fn open(&self, path: &[u8]) -> Option<GuestFile<'_>>;
+
+    /// What is known by now of the file that `cookie` stands for.
+    fn identity(&self, _cookie: u64) -> FileIdentity {
+        FileIdentity::default()
+    }
+
+    /// Offers each file that may be the one at this absolute guest path, the likeliest first, until one is taken. `identity` is what
+    /// is known of it: where its build-id is not, only those that its device and path allow are offered.
+    fn offer(
+        &self,
+        path: &[u8],
+        _identity: &FileIdentity,
+        take: &mut dyn FnMut(GuestFile<'_>) -> bool,
+    ) {
+        if let Some(file) = self.open(path) {
+            take(file);
+        }
+    }
+
+    /// Whether files may be at hand later that are not now.
+    fn is_partial(&self) -> bool {
+        false
+    }
 }
 
 /// For a guest whose files are all out of reach.

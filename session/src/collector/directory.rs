@@ -198,6 +198,18 @@ impl SessionDirectory {
         }
     }
 
+    /// Takes a file out of the guest tree; that it is not there is fine.
+    pub(super) fn remove_from_tree(&mut self, name: &Path) -> Result<(), CollectorError> {
+        debug_assert!(name.is_relative());
+        let path = self.path.join("root").join(name);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(CollectorError::Write { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes a file aside and moves it to `path`, so that there is always the old or the new one, never a part.
     fn put(&mut self, path: &Path, bytes: &[u8], mtime: Option<u64>) -> Result<(), CollectorError> {
         // Aside means outside `samples/current`: report tools take each file in there for a sample file.

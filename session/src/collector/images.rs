@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::CollectorError;
+use super::copies::{Archive, GuestCopy, Room};
 use super::directory::{Placed, SessionDirectory};
 use super::kernel_images::{self, Comparison, KernelImages, Relation};
+use crate::file_list::FileRecord;
 use crate::guest::{CookieTarget, GuestFiles, KernelImage};
 use crate::guest_path;
 use crate::sample_path::ImageName;
@@ -25,8 +27,6 @@ const MAX_COOKIES: usize = 65_536;
 const MAX_NAMESAKES: u32 = 64;
 /// Most kernel images that share a name and differ in content.
 const MAX_INCARNATIONS: u32 = 64;
-/// Largest guest file copied into the guest tree. Larger ones are reported without symbols.
-const MAX_COPY: usize = 512 << 20;
 
 /// Number of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,11 +44,7 @@ pub(super) struct Image {
 
 #[derive(Debug)]
 enum Source {
-    File {
-        guest_path: Vec<u8>,
-        deleted: bool,
-        state: Copying,
-    },
+    File(GuestCopy),
     Anonymous {
         start: u64,
     },
@@ -56,14 +52,6 @@ enum Source {
         image: Arc<KernelImage>,
         written: bool,
     },
-}
-
-/// How far the copy of a guest file has got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Copying {
-    Unknown,
-    Wanted,
-    Done,
 }
 
 impl Image {
@@ -95,6 +83,8 @@ pub(super) struct Images {
     by_name: HashMap<ImageName, ImageId>,
     cookies: HashMap<u64, Target>,
     kernel: KernelImages,
+    /// What the copies of guest files take.
+    copied: Room,
     /// Modification time of the files made here, seconds since 1970.
     started: u64,
 }
@@ -106,6 +96,7 @@ impl Images {
             by_name: HashMap::new(),
             cookies: HashMap::new(),
             kernel: KernelImages::default(),
+            copied: Room::default(),
             started,
         }
     }
@@ -122,10 +113,16 @@ impl Images {
     /// Takes in what `cookie` stands for.
     pub(super) fn add_cookie(&mut self, cookie: u64, target: CookieTarget) -> Result<Target, Full> {
         let target = match target {
-            CookieTarget::File { path, deleted } => Target {
-                id: self.file(path, deleted)?,
-                region_start: None,
-            },
+            CookieTarget::File { path, deleted } => {
+                let id = self.file(path, deleted)?;
+                if let Source::File(copy) = &mut self.images[id.0].source {
+                    copy.add_cookie(cookie);
+                }
+                Target {
+                    id,
+                    region_start: None,
+                }
+            }
             CookieTarget::Anonymous {
                 tgid,
                 start,
@@ -161,17 +158,11 @@ impl Images {
         for _ in 0..MAX_NAMESAKES {
             let name = ImageName::Root(path);
             let Some(&id) = self.by_name.get(&name) else {
-                let source = Source::File {
-                    guest_path,
-                    deleted,
-                    state: Copying::Unknown,
-                };
-                return self.add(name, 0, source);
+                let copy = GuestCopy::new(guest_path, deleted);
+                return self.add(name, 0, Source::File(copy));
             };
-            if let Source::File {
-                guest_path: known, ..
-            } = &self.images[id.0].source
-                && *known == guest_path
+            if let Source::File(copy) = &self.images[id.0].source
+                && copy.path() == guest_path
             {
                 return Ok(id);
             }
@@ -264,33 +255,9 @@ impl Images {
             };
             let path = tree_path(name);
             match &mut image.source {
-                Source::File {
-                    state: state @ (Copying::Unknown | Copying::Wanted),
-                    guest_path,
-                    deleted,
-                } => {
-                    let file = if *deleted {
-                        None
-                    } else {
-                        files.open(guest_path)
-                    };
-                    let Some(file) = file else {
-                        *state = Copying::Done;
-                        continue;
-                    };
-                    if *state == Copying::Unknown {
-                        image.mtime = file.mtime;
-                        *state = Copying::Wanted;
-                    }
-                    if file.contents.len() <= MAX_COPY {
-                        let placed = directory.place_in_tree(&path, &file.contents, image.mtime)?;
-                        if placed == Placed::NameTaken {
-                            tracing::warn!(path = %path.display(), "guest file not copied: its name is taken in the guest tree");
-                        }
-                    } else {
-                        tracing::warn!(path = %path.display(), "guest file not copied: too large");
-                    }
-                    *state = Copying::Done;
+                Source::File(copy) => {
+                    let room = &mut self.copied;
+                    copy.update(&path, &mut image.mtime, room, directory, files)?;
                 }
                 Source::Kernel {
                     image: kernel,
@@ -310,6 +277,37 @@ impl Images {
             }
         }
         Ok(())
+    }
+
+    /// The copies of guest files, each with its name in the session.
+    fn copies(&self) -> impl Iterator<Item = (&[u8], &GuestCopy)> {
+        self.images
+            .iter()
+            .filter_map(|image| match (&image.name, &image.source) {
+                (ImageName::Root(name), Source::File(copy)) => Some((&name[..], copy)),
+                _ => None,
+            })
+    }
+
+    /// Every file of which more is known than its name.
+    pub(super) fn file_records(&self, files: &dyn GuestFiles) -> Vec<FileRecord> {
+        let records = self.copies().flat_map(|(name, copy)| {
+            let record = |identity| FileRecord {
+                name: name.to_vec(),
+                identity,
+            };
+            copy.identities(files).into_iter().map(record)
+        });
+        records.collect()
+    }
+
+    /// Which of the sampled files are in the guest tree.
+    pub(super) fn archive(&self) -> Archive {
+        let mut archive = Archive::default();
+        for (name, copy) in self.copies() {
+            copy.tell(name, &mut archive);
+        }
+        archive
     }
 }
 

@@ -7,6 +7,7 @@
 //! DIR/samples/operf.log               statistics in OProfile's words
 //! DIR/samples/current/{root}/…        sample files
 //! DIR/samples/current/stats/…         lost samples, where opreport looks for them
+//! DIR/samples/current/stats/files     which files of the guest the names stand for, see [`file_list`]
 //! DIR/samples/previous/               what `current` was when this session began
 //! DIR/root/                           guest tree: sampled files, symbol files of kernel and modules
 //! DIR/root/var/lib/oprofile           link to DIR, so that `archive:DIR/root` works
@@ -17,6 +18,7 @@
 //! ```
 
 mod attribution;
+mod copies;
 mod directory;
 mod images;
 mod kernel_images;
@@ -26,12 +28,14 @@ mod store;
 
 use std::path::{Path, PathBuf};
 
+use crate::file_list;
 use crate::guest::{GuestFiles, GuestNames};
 use attribution::State;
 use directory::SessionDirectory;
 use images::Images;
 use store::Store;
 
+pub use copies::{Archive, Missing};
 pub(crate) use directory::ABI;
 pub use stats::{Account, CollectorStats};
 
@@ -183,6 +187,8 @@ pub struct Collector {
     images: Images,
     store: Store,
     stats: CollectorStats,
+    /// The list of files as it was written last into this session.
+    listed: Vec<u8>,
 }
 
 impl Collector {
@@ -206,6 +212,7 @@ impl Collector {
             images,
             store: Store::default(),
             stats: CollectorStats::default(),
+            listed: Vec::new(),
         })
     }
 
@@ -234,9 +241,26 @@ impl Collector {
         account: &Account,
     ) -> Result<(), CollectorError> {
         self.images.write_guest_tree(&mut self.directory, files)?;
+        self.write_list(files)?;
         self.store
             .write(&mut self.directory, &self.images, &self.options)?;
         log::write(&mut self.directory, &self.stats, account)
+    }
+
+    /// Writes which files the names stand for, if anything is known of them and has not been written.
+    fn write_list(&mut self, files: &dyn GuestFiles) -> Result<(), CollectorError> {
+        let records = self.images.file_records(files);
+        let list = file_list::encode(&records);
+        if !records.is_empty() && list != self.listed {
+            self.directory.place_in_session(file_list::PLACE, &list)?;
+            self.listed = list;
+        }
+        Ok(())
+    }
+
+    /// Which of the sampled files are in the guest tree, as of the last flush.
+    pub fn archive(&self) -> Archive {
+        self.images.archive()
     }
 
     /// Flushes and ends the session.
@@ -285,6 +309,7 @@ impl Collector {
 
     fn begin_anew(&mut self) {
         self.store = Store::default();
+        self.listed = Vec::new();
         self.stats = CollectorStats {
             images_without_symbols: self.images.without_symbols(),
             ..CollectorStats::default()

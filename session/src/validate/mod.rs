@@ -62,6 +62,9 @@ pub enum Rule {
     /// Statistics tell of nothing lost, or of losses without a total.
     #[error("Statistics are written for losses, then with a total, and not for zeros")]
     StatisticsTotal,
+    /// The list of files cannot be read as one.
+    #[error("Not a list of files: \"BUILD-ID MAJOR:MINOR INODE NAME\" in each line")]
+    FileList,
     /// The path is not `APP/{dep}/IMAGE/[{cg}/CALLEE/]EVENT.COUNT.UNITMASK.TGID.TID.CPU`.
     #[error("Not the path of a sample file")]
     Path,

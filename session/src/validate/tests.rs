@@ -497,6 +497,7 @@ fn statistics_are_checked() {
         ("lost_kernel", "5x", Rule::Statistics),
         ("lost_anything", "5", Rule::Statistics),
         ("lost_kernel", "0\n", Rule::StatisticsTotal),
+        ("files", "abc 1:2 3 /a\n", Rule::FileList),
     ] {
         let session = Session::record();
         session.add_file(&format!("{stats}/{name}"), content);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{CURRENT, Report, Rule, sample_file};
 use crate::collector::ABI;
+use crate::file_list;
 
 /// Most entries of a session; the collector makes 65,536 files, each in a few directories of its own.
 const MAX_ENTRIES: usize = 1 << 20;
@@ -32,6 +33,9 @@ const STATISTICS: [&str; 10] = [
     "lost_invalid_hypervisor_addr",
     "lost_records_by_kernel",
 ];
+
+/// The list of files, beside them.
+const FILES: &str = "files";
 
 /// A file in the place of a sample file.
 #[derive(Debug)]
@@ -104,7 +108,7 @@ pub(super) fn sample_files(session: &Path, report: &mut Report) -> Vec<Found> {
         } else if may_hold_samples {
             walk(session, path, &mut files, report);
         } else if name == b"stats" {
-            check_statistics(&path, report);
+            check_statistics(session, &path, report);
         } else {
             report.find(&path, Rule::Foreign);
         }
@@ -150,12 +154,18 @@ fn check_jit_symbols(path: &Path, report: &mut Report) {
     }
 }
 
-fn check_statistics(dir: &Path, report: &mut Report) {
+fn check_statistics(session: &Path, dir: &Path, report: &mut Report) {
     let mut lost = 0u64;
     let mut total = None;
     for (path, metadata) in entries(dir, report) {
         let name = path.file_name().unwrap_or_default();
         if name == "throttled" && metadata.is_dir() {
+            continue;
+        }
+        if name == FILES && metadata.is_file() {
+            if file_list::read(session).is_err() {
+                report.find(&path, Rule::FileList);
+            }
             continue;
         }
         let known = STATISTICS.iter().any(|known| name == *known);

@@ -1,6 +1,7 @@
 //! A guest and a session to test the collector with.
 
 mod attribution;
+mod copies;
 mod format;
 mod session_directory;
 
