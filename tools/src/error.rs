@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use oprofile_session::file_list::FileListError;
 use oprofile_session::sample_file::SampleFileError;
 use oprofile_session::sample_path::SamplePathError;
 
@@ -41,6 +42,14 @@ pub enum ToolError {
         path: PathBuf,
         /// What is wrong with its name.
         source: SamplePathError,
+    },
+    /// The list of a session's files cannot be used.
+    #[error("{path}")]
+    FileList {
+        /// The list.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: FileListError,
     },
     /// A sample file cannot be used.
     #[error("{path}")]

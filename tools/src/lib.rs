@@ -4,7 +4,7 @@
 //!
 //! * [`session`]: which sample files there are ([`spec`] says which are wanted);
 //! * [`classes`]: how they are grouped into columns;
-//! * [`image`] and [`symbols`]: the binary behind a name, and the functions in it;
+//! * [`image`] and [`symbols`]: the binary behind a name, and the functions in it ([`builds`] says which build it must be);
 //! * [`profile`] and [`samples`]: which images there are, and one image's samples by program and symbol;
 //! * [`lines`]: source lines, when they are asked for;
 //! * [`rows`]: one row a symbol;
@@ -25,6 +25,7 @@
 pub mod annotate;
 pub mod archive;
 pub mod atomic_file;
+pub mod builds;
 pub mod classes;
 pub mod cli;
 pub mod control;

@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 
 use oprofile_session::sample_path::ImageName;
 
+use crate::builds::{Builds, Expected};
 use crate::classes::{Classes, Merge};
 use crate::error::ToolError;
 use crate::image::{self, Found, ImageSearch};
@@ -90,6 +91,7 @@ pub struct Selection {
     /// Files by image.
     by_image: Vec<Vec<usize>>,
     search: ImageSearch,
+    builds: Builds,
     /// Counts the files that were read.
     pub progress: Progress,
 }
@@ -151,6 +153,7 @@ impl Selection {
             of_arc: Vec::new(),
             by_image: Vec::new(),
             search,
+            builds: Builds::read(&places.sessions)?,
             progress: places.progress.clone(),
         };
         selection.number_images();
@@ -216,6 +219,11 @@ impl Selection {
         &self.search
     }
 
+    /// Which build of an image the guest ran, as far as the session tells.
+    pub fn expected_build(&self, image: &ImageName) -> Expected {
+        self.builds.of(image)
+    }
+
     /// Program and image of a file of [`Selection::files`]. With `--merge=lib` the program is the image.
     pub fn app_and_image(&self, file: usize) -> (ImageId, ImageId) {
         self.of_file[file]
@@ -266,6 +274,7 @@ impl Selection {
             self.found(image),
             self.search.debug_prefix(),
             jit,
+            &self.expected_build(&self.images[image].name),
         )
     }
 
@@ -318,16 +327,20 @@ pub struct ImageSymbols {
     /// What the user ought to know about the binary.
     pub warning: Option<String>,
     jit: bool,
+    /// Whether the binary is the one that ran, by its build-id.
+    proven: bool,
     /// The name of the whole.
     name: Vec<u8>,
 }
 
-/// Reads the symbols of an image that was looked for. `prefix` is the root of the machine it is from.
+/// Reads the symbols of an image that was looked for. `prefix` is the root of the machine it is from. A binary of another build
+/// than `expected` is not used.
 pub fn load_symbols(
     name: &ImageName,
     found: &Found,
     prefix: Option<&Path>,
     jit: bool,
+    expected: &Expected,
 ) -> ImageSymbols {
     let none = ImageSymbols {
         jit,
@@ -346,10 +359,17 @@ pub fn load_symbols(
         Positions::FileOffset
     };
     match SymbolTable::load(path, prefix, positions) {
-        Ok(table) => ImageSymbols {
-            table: Some(table).filter(|table| !table.is_empty()),
-            path: Some(path.clone()),
-            ..none
+        Ok(table) => match expected.check(path, table.build_id.as_deref()) {
+            Ok(proven) => ImageSymbols {
+                table: Some(table).filter(|table| !table.is_empty()),
+                path: Some(path.clone()),
+                proven,
+                ..none
+            },
+            Err(warning) => ImageSymbols {
+                warning: Some(warning),
+                ..none
+            },
         },
         Err(error) => ImageSymbols {
             warning: Some(format!(
@@ -362,9 +382,10 @@ pub fn load_symbols(
 }
 
 impl ImageSymbols {
-    /// Compares the binary with the time that a sample file recorded for it; the first difference is reported.
+    /// Compares the binary with the time that a sample file recorded for it; the first difference is reported. What its build-id
+    /// proves needs no time.
     pub fn check_mtime(&mut self, recorded: u64) {
-        if let (None, false, Some(path)) = (&self.warning, self.jit, &self.path) {
+        if let (None, false, Some(path)) = (&self.warning, self.jit || self.proven, &self.path) {
             self.warning = image::mtime_warning(path, recorded);
         }
     }

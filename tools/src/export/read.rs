@@ -9,6 +9,7 @@ use oprofile_session::sample_path::{ImageName, SampleSpec};
 
 use super::arcs::{Callers, divide};
 use super::model::{Builder, Event, Frame, Image, Labels, ModelFull, Profile, Source};
+use crate::builds::Expected;
 use crate::classes::Merge;
 use crate::demangle::{Demangle, demangle};
 use crate::error::ToolError;
@@ -263,8 +264,15 @@ impl Reader<'_> {
                     &Found::File(path.clone()),
                     search.prefix(),
                     true,
+                    &Expected::Anything,
                 ),
-                None => load_symbols(name, &search.find(name), search.prefix(), false),
+                None => load_symbols(
+                    name,
+                    &search.find(name),
+                    search.prefix(),
+                    false,
+                    &self.selection.expected_build(name),
+                ),
             };
             let number = self.builder.image(Image {
                 path: printable(&long_name(name)),

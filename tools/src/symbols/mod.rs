@@ -51,6 +51,8 @@ pub struct SymbolTable {
     positions: Positions,
     /// File offset of `.text`; keys of files with `is_kernel` count from there.
     pub text_offset: u64,
+    /// The build-id of the binary.
+    pub build_id: Option<Vec<u8>>,
     /// The file that lines are to be looked up in: the separate debug file if the symbols are from there.
     pub debug_file: Option<PathBuf>,
 }
@@ -278,6 +280,7 @@ fn table(
         sections: binary.sections,
         positions,
         text_offset,
+        build_id: binary.build_id,
         debug_file,
     }
 }
