@@ -54,6 +54,14 @@ pub struct Arguments {
     /// A Debian guest with programs from packages instead of the tiny one.
     #[arg(long, conflicts_with = "scenario")]
     linux: bool,
+    /// The Debian guest's kernel.
+    #[arg(
+        long,
+        value_name = "FLAVOUR",
+        requires = "linux",
+        default_value = "6.1-cloud"
+    )]
+    kernel: linux::Flavour,
 }
 
 fn scenario_name(name: &str) -> Result<String, String> {
@@ -96,7 +104,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let session = share.join("session");
     let vmm = binaries.join("oprofile-vmm");
     let linux = match arguments.linux {
-        true => Some(linux::prepare().map_err(Failure::new)?),
+        true => Some(linux::prepare(arguments.kernel).map_err(Failure::new)?),
         false => None,
     };
     let words = match &linux {

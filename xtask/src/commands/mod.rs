@@ -6,6 +6,7 @@ mod demo;
 mod fmt;
 mod fuzz;
 mod golden;
+mod guest;
 mod interop;
 mod lab;
 mod lint;
@@ -26,6 +27,8 @@ pub enum Command {
     Demo(demo::Arguments),
     /// Checks everything: format, clippy, all tests, the ones that need KVM included.
     Test(test::Arguments),
+    /// Fetches and builds the parts of a Debian guest.
+    Guest(guest::Arguments),
     /// Runs a command of the built tree on a machine with real KVM.
     Lab(lab::Arguments),
     /// Checks the format and runs clippy; warnings are errors.
@@ -66,6 +69,7 @@ impl Command {
             Self::Fuzz(arguments) => fuzz::run(&arguments),
             Self::Man(arguments) => man::run(&arguments),
             Self::Fmt => fmt::run_fmt().map(done).map_err(Failure::new),
+            Self::Guest(arguments) => guest::run(&arguments),
             Self::Lab(arguments) => lab::run(arguments),
             Self::Probe => Ok(probe::run()),
             Self::ProbeGuest => crate::probe::run_guest().map(done).map_err(Failure::new),

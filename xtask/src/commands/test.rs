@@ -153,9 +153,15 @@ fn on_kvm(
     let step = Step::begin("building the tests that need KVM");
     let programs = cargo::build_tests(&names)?;
     step.done();
-    let guest = linux::prepare()?;
+    let guest = linux::prepare(linux::Flavour::Cloud61)?;
+    for flavour in linux::Flavour::ALL {
+        if flavour != linux::Flavour::Cloud61 {
+            linux::prepare(flavour)?;
+        }
+    }
     let environment = [
         ("OPROFILE_BIN".into(), binaries.into()),
+        ("OPROFILE_LINUX".into(), linux::home().into()),
         ("OPROFILE_LINUX_KERNEL".into(), guest.kernel.into()),
         ("OPROFILE_LINUX_INITRD".into(), guest.initrd.into()),
         ("OPROFILE_LINUX_DISK".into(), guest.disk.into()),

@@ -1,7 +1,9 @@
 //! A Debian guest: its kernel, our module built for it, and an initramfs with programs from packages.
 //!
-//! Everything is fetched through apt and unpacked below `target/linux`; nothing is installed but a compiler and make.
+//! Everything is fetched through apt and unpacked below `target/linux`, what belongs to one kernel below `target/linux/FLAVOUR`;
+//! nothing is installed but a compiler and make.
 
+mod flavour;
 mod image;
 mod module;
 pub mod overhead;
@@ -17,8 +19,10 @@ use crate::lab::modules::ModuleError;
 use crate::repo;
 use crate::step::Step;
 
-/// Depends on the newest kernel of the distribution's cloud flavour.
-const KERNEL_META_PACKAGE: &str = "linux-image-cloud-amd64";
+pub use flavour::Flavour;
+
+/// The names under which a kernel and its initramfs are found below [`home`]; whole-system tests know them, too.
+const KERNEL: &str = "vmlinuz";
 
 /// Why there is no Debian guest.
 #[derive(Debug, thiserror::Error)]
@@ -81,19 +85,28 @@ pub struct Guest {
     pub debug: PathBuf,
 }
 
+/// What all flavours' guests live in.
+pub fn home() -> PathBuf {
+    repo::target_dir().join("linux")
+}
+
 /// Fetches and builds what is missing.
-pub fn prepare() -> Result<Guest, LinuxError> {
-    let cache = repo::target_dir().join("linux");
+pub fn prepare(flavour: Flavour) -> Result<Guest, LinuxError> {
+    let shared = home();
+    let cache = shared.join(flavour.name());
     fs::create_dir_all(&cache).map_err(LinuxError::file(&cache))?;
-    let (kernel, headers) = kernel_and_headers(&cache)?;
+    let (kernel, headers) = kernel_and_headers(flavour, &cache)?;
     let module = module::build(&cache, &kernel.version, &headers)?;
-    let programs = programs::gather(&cache)?;
-    let step = Step::begin("packing the guest's initramfs and disk");
+    let programs = programs::gather(&shared)?;
+    let step = Step::begin(format_args!(
+        "packing initramfs and disk of the guest with {}",
+        kernel.version
+    ));
     let initrd = image::pack(&cache, &kernel, &module, &programs)?;
-    let disk = image::disk(&cache, &programs.on_disk)?;
+    let disk = image::disk(&shared, &programs.on_disk)?;
     step.done();
     Ok(Guest {
-        kernel: kernel.image,
+        kernel: lasting_name(&cache, &kernel.image)?,
         initrd,
         disk,
         on_disk: programs.on_disk,
@@ -101,17 +114,29 @@ pub fn prepare() -> Result<Guest, LinuxError> {
     })
 }
 
+/// A name for the kernel's image without its version.
+fn lasting_name(cache: &Path, image: &Path) -> Result<PathBuf, LinuxError> {
+    let link = cache.join(KERNEL);
+    if fs::read_link(&link).ok().as_deref() != Some(image) {
+        let unfinished = link.with_extension("unfinished");
+        std::os::unix::fs::symlink(image, &unfinished)
+            .and_then(|()| fs::rename(&unfinished, &link))
+            .map_err(LinuxError::file(&link))?;
+    }
+    Ok(link)
+}
+
 /// The kernel and its headers. A mirror has those of its newest kernel only, so a kernel that was fetched earlier, or by an old
 /// package list, is fetched anew when they are gone.
-fn kernel_and_headers(cache: &Path) -> Result<(Kernel, PathBuf), LinuxError> {
+fn kernel_and_headers(flavour: Flavour, cache: &Path) -> Result<(Kernel, PathBuf), LinuxError> {
     let home = cache.join("kernel");
-    let kernel = fetch::kernel_of(KERNEL_META_PACKAGE, &home)?;
+    let kernel = fetch::kernel_of(flavour.meta_package(), &home)?;
     match module::headers(cache, &kernel.version) {
         Ok(headers) => Ok((kernel, headers)),
         Err(_) => {
             apt::update()?;
             fs::remove_dir_all(&home).map_err(LinuxError::file(&home))?;
-            let kernel = fetch::kernel_of(KERNEL_META_PACKAGE, &home)?;
+            let kernel = fetch::kernel_of(flavour.meta_package(), &home)?;
             let headers = module::headers(cache, &kernel.version)?;
             Ok((kernel, headers))
         }

@@ -53,10 +53,10 @@ pub fn headers(cache: &Path, version: &str) -> Result<PathBuf, LinuxError> {
     let home = cache.join(format!("headers-{version}"));
     let sources = home.join("usr/src");
     if !home.exists() {
-        let (abi, series) = names(version);
+        let (abi, kbuild) = names(version);
         let common = format!("linux-headers-{abi}-common");
         let own = format!("linux-headers-{version}");
-        let kbuild = format!("linux-kbuild-{series}");
+        let kbuild = format!("linux-kbuild-{kbuild}");
         let step = Step::begin(format_args!("fetching {own} with apt-get"));
         // Kbuild's objtool is linked with libelf.
         fetch::download(&[&own, &common, &kbuild, "libelf1"], &home)?;
@@ -77,11 +77,20 @@ pub fn headers(cache: &Path, version: &str) -> Result<PathBuf, LinuxError> {
     Ok(tree)
 }
 
-/// Of `6.1.0-48-cloud-amd64` the parts `6.1.0-48` and `6.1` that other packages are named by.
-fn names(version: &str) -> (String, String) {
-    let abi: Vec<&str> = version.split('-').take(2).collect();
-    let series: Vec<&str> = version.split('.').take(2).collect();
-    (abi.join("-"), series.join("."))
+/// The parts of a version that the packages of common headers and of kbuild are named by: of `6.1.0-48-cloud-amd64`
+/// `6.1.0-48` and `6.1`, of `6.12.117+deb12-cloud-amd64` twice `6.12.117+deb12`.
+fn names(version: &str) -> (&str, String) {
+    let abi = ["-cloud-amd64", "-amd64"]
+        .iter()
+        .find_map(|configuration| version.strip_suffix(configuration))
+        .unwrap_or(version);
+    let kbuild = if abi.contains('+') {
+        abi.to_owned()
+    } else {
+        let series: Vec<&str> = abi.split('.').take(2).collect();
+        series.join(".")
+    };
+    (abi, kbuild)
 }
 
 /// Copies the files that differ, so that kbuild builds no more than it must.
@@ -125,6 +134,8 @@ fn run_make(
         .arg(headers)
         .arg(format!("M={}", place.display()))
         .arg("KCFLAGS=-Werror")
+        // Type information of the module is for debuggers, and takes one program more (pahole).
+        .arg("CONFIG_DEBUG_INFO_BTF_MODULES=")
         .arg(target)
         .env("LD_LIBRARY_PATH", libraries)
         .stdin(Stdio::null());
@@ -146,7 +157,16 @@ mod tests {
 
     #[test]
     fn packages_are_named_by_parts_of_the_version() {
-        let (abi, series) = names("6.1.0-48-cloud-amd64");
-        assert_eq!((&abi[..], &series[..]), ("6.1.0-48", "6.1"));
+        for (version, abi, kbuild) in [
+            ("6.1.0-48-cloud-amd64", "6.1.0-48", "6.1"),
+            ("6.1.0-48-amd64", "6.1.0-48", "6.1"),
+            (
+                "6.12.117+deb12-cloud-amd64",
+                "6.12.117+deb12",
+                "6.12.117+deb12",
+            ),
+        ] {
+            assert_eq!(names(version), (abi, kbuild.to_owned()), "{version}");
+        }
     }
 }
