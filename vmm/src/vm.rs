@@ -22,7 +22,7 @@ use crate::boot::{BootError, BootFiles, Entry};
 use crate::bus::Overlap;
 use crate::config::{MAX_DISKS, MAX_VCPUS, OprofileDevConfig, OptionError, VmConfig};
 use crate::console::{Input, Port};
-use crate::cpu::{self, Buses, EndReport, GuestEnd, SetupError, Vcpu, VcpuThreads};
+use crate::cpu::{self, Buses, EndReport, GuestEnd, SetupError, Vcpu, VcpuThreads, VcpuTime};
 use crate::devices::{power, serial};
 use crate::exit_code::ExitCode;
 use crate::kvm::{self, KvmError};
@@ -159,6 +159,8 @@ struct Profiling {
     device: Arc<Device<GuestMemoryMmap>>,
     device_id: u32,
     worker: Worker,
+    /// What its samples are a rate of.
+    time: Arc<VcpuTime>,
     /// Where the host is the clock.
     clock: Option<NmiClock>,
     session: Option<(PathBuf, CollectorThread)>,
@@ -299,7 +301,10 @@ fn run_vcpus(
         // Nobody listens any more: the VM is being stopped already.
         let _ = sender.send(Event::Ended(report));
     };
-    let threads = VcpuThreads::start(vcpus, stop, report).map_err(cannot("start a vCPU thread"))?;
+    let time = profiling.as_ref();
+    let time = time.map_or_else(Arc::default, |profiling| Arc::clone(&profiling.time));
+    let threads =
+        VcpuThreads::start(vcpus, stop, &time, report).map_err(cannot("start a vCPU thread"))?;
     // The vCPUs and the signals' thread hold senders, so this does not fail while any of them lives.
     let mut end = match events.recv() {
         Ok(Event::Ended(report)) => Some(report),
@@ -447,7 +452,8 @@ fn start_profiling(
         control.set_session(directory.clone(), collector.handle());
         session = Some((directory.clone(), collector));
     }
-    let worker = Worker::start(Arc::clone(&device), kicks)
+    let time = Arc::default();
+    let worker = Worker::start(Arc::clone(&device), kicks, Arc::clone(&time))
         .map_err(cannot("start the profiling device's worker"))?;
     if session.is_some() {
         control.start().map_err(VmError::Events)?;
@@ -460,6 +466,7 @@ fn start_profiling(
         device,
         device_id,
         worker,
+        time,
         clock: None,
         session,
         socket,
@@ -482,6 +489,8 @@ impl Profiling {
             wall,
             exits,
             account: self.device.account(),
+            period_ns: self.device.settings().period_ns,
+            sampled: self.time.counted(),
             clock: self.device.settings().clock,
             device_id: self.device_id,
             session,

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use super::end::{EndReport, GuestEnd};
 use super::kick::kick_signal;
 use super::run::Vcpu;
+use super::time::VcpuTime;
 
 /// What the vCPUs did, in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,11 +44,17 @@ impl<F: Fn(EndReport)> Drop for PanicReport<F> {
 }
 
 impl VcpuThreads {
-    /// Starts `vcpus`, all of which look at `stop`. `report` is called on the thread of each that meets the guest's end.
+    /// Starts `vcpus`, all of which look at `stop` and are measured by `time`. `report` is called on the thread of each that meets
+    /// the guest's end.
     ///
     /// # Errors
     /// When a thread cannot be started; those that run are stopped again.
-    pub fn start<F>(vcpus: Vec<Vcpu>, stop: Arc<AtomicBool>, report: F) -> io::Result<Self>
+    pub fn start<F>(
+        vcpus: Vec<Vcpu>,
+        stop: Arc<AtomicBool>,
+        time: &Arc<VcpuTime>,
+        report: F,
+    ) -> io::Result<Self>
     where
         F: Fn(EndReport) + Clone + Send + 'static,
     {
@@ -59,7 +66,14 @@ impl VcpuThreads {
                 report: report.clone(),
             };
             let builder = thread::Builder::new().name(format!("vcpu{}", vcpu.id));
+            let time = Arc::clone(time);
             let handle = builder.spawn(move || {
+                let measured = time.measure();
+                if let Err(error) = &measured {
+                    tracing::warn!(
+                        "The rate of samples cannot be told: no clock for a vCPU: {error}"
+                    );
+                }
                 if let Some(end) = vcpu.run() {
                     (guard.report)(end);
                 }

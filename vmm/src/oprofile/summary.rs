@@ -8,6 +8,8 @@ use oprofile_device::{Account, Clock};
 
 use super::collector::CollectorResult;
 
+const NS_PER_SECOND: u128 = 1_000_000_000;
+
 /// Everything about a run with the profiling device.
 #[derive(Debug)]
 pub struct Summary {
@@ -17,6 +19,10 @@ pub struct Summary {
     pub exits: u64,
     /// The device's account.
     pub account: Account,
+    /// Nanoseconds between the samples of a busy vCPU that were asked for.
+    pub period_ns: u64,
+    /// Processor time of all vCPUs while they were being sampled, to the tenth of a second.
+    pub sampled: Duration,
     /// What was to make vCPUs take samples.
     pub clock: Clock,
     /// The device id in use.
@@ -57,6 +63,23 @@ impl Summary {
 }
 
 impl Summary {
+    /// Samples a second of a vCPU's time, and how many were asked for. A host that runs several vCPUs by turns on one processor
+    /// gives more than it was asked for: whoever was kept from running is sampled first thing.
+    fn rate(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanoseconds = self.sampled.as_nanos();
+        if nanoseconds == 0 {
+            return Ok(());
+        }
+        let rate = u128::from(self.account.received) * NS_PER_SECOND / nanoseconds;
+        let asked = NS_PER_SECOND / u128::from(self.period_ns.max(1));
+        writeln!(
+            f,
+            "  {:<18}{rate:>12}  per second of vCPU time ({:.1} s), {asked} asked for",
+            "rate",
+            self.sampled.as_secs_f64()
+        )
+    }
+
     /// What became of the host's clock, where it was wanted.
     fn host_clock(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let clock = &self.account.clock;
@@ -142,6 +165,7 @@ impl fmt::Display for Summary {
         }
         self.cost(f, "kicks", account.kicks)?;
         self.cost(f, "doorbells", account.doorbells)?;
+        self.rate(f)?;
         self.host_clock(f)?;
         writeln!(f, "Account of samples:")?;
         writeln!(f, "  {:<18}{:>12}", "received", account.received)?;
@@ -190,6 +214,8 @@ mod tests {
             wall: Duration::from_millis(1500),
             exits: 1000,
             account,
+            period_ns: 1_000_000,
+            sampled: Duration::from_secs(2),
             clock: Clock::GuestTimer,
             device_id: 63,
             session: Some(SessionEnd {
@@ -222,6 +248,19 @@ mod tests {
         let mut summary = summary(true);
         summary.account.received += 1;
         assert!(summary.to_string().contains("DOES NOT ADD UP"));
+    }
+
+    #[test]
+    fn the_real_rate_is_told_beside_the_one_asked_for() {
+        let mut summary = summary(true);
+        summary.account.received = 1_950;
+        let text = summary.to_string();
+        assert!(
+            text.contains(" 975  per second of vCPU time (2.0 s), 1000 asked for"),
+            "{text}"
+        );
+        summary.sampled = Duration::ZERO;
+        assert!(!summary.to_string().contains("rate"));
     }
 
     #[test]

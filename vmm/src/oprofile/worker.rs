@@ -11,6 +11,8 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
+use crate::cpu::VcpuTime;
+
 /// Token of the event that ends the worker.
 const KILL: u64 = 0;
 /// Token of the periodic timer.
@@ -29,11 +31,15 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts serving `device`; `kicks[n]` is written when the driver notifies queue n.
+    /// Starts serving `device`; `kicks[n]` is written when the driver notifies queue n. `time` counts while samples come.
     ///
     /// # Errors
     /// When the host lacks file descriptors or threads.
-    pub fn start(device: Arc<Device<GuestMemoryMmap>>, kicks: Vec<EventFd>) -> io::Result<Self> {
+    pub fn start(
+        device: Arc<Device<GuestMemoryMmap>>,
+        kicks: Vec<EventFd>,
+        time: Arc<VcpuTime>,
+    ) -> io::Result<Self> {
         let kill = EventFd::new(libc::EFD_NONBLOCK)?;
         let mut timer = TimerFd::new()?;
         timer.reset(SYNC_PERIOD, Some(SYNC_PERIOD))?;
@@ -53,7 +59,7 @@ impl Worker {
         let thread = thread::Builder::new()
             .name("oprofile-sync".into())
             .spawn(move || {
-                if let Err(error) = serve(&device, &epoll, &mut timer, &kicks) {
+                if let Err(error) = serve(&device, &epoll, &mut timer, &kicks, &time) {
                     tracing::error!("The profiling device's worker failed: {error}");
                 }
             })?;
@@ -79,6 +85,7 @@ fn serve(
     epoll: &Epoll,
     timer: &mut TimerFd,
     kicks: &[EventFd],
+    time: &VcpuTime,
 ) -> io::Result<()> {
     let mut events = [EpollEvent::default(); EVENTS];
     loop {
@@ -93,6 +100,8 @@ fn serve(
                 TIMER => {
                     timer.wait()?;
                     device.tick();
+                    let sampled = device.enabled() && !device.quiesced();
+                    time.count(sampled && device.account().said_hello);
                 }
                 token => {
                     let queue = u16::try_from(token - FIRST_QUEUE).unwrap_or(u16::MAX);
@@ -117,7 +126,7 @@ mod tests {
     fn a_worker_ends_when_it_is_dropped() {
         let device = Arc::new(Device::new(Settings::default()).unwrap());
         let kick = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        let worker = Worker::start(Arc::clone(&device), vec![kick]).unwrap();
+        let worker = Worker::start(Arc::clone(&device), vec![kick], Arc::default()).unwrap();
         drop(worker);
         assert_eq!(Arc::strong_count(&device), 1);
     }
