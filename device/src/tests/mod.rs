@@ -1,7 +1,7 @@
 //! The whole device, driven as a driver drives it.
 
-mod clock;
 mod build_ids;
+mod clock;
 mod control;
 mod hostile;
 mod races;
