@@ -21,11 +21,16 @@ int control_init(struct oprofile_device *dev)
 	init_completion(&dev->answered);
 	dev->request = kmalloc(REQUEST_BYTES, GFP_KERNEL);
 	dev->response = kzalloc(sizeof(*dev->response), GFP_KERNEL);
-	return dev->request && dev->response ? 0 : -ENOMEM;
+	if (!dev->request || !dev->response)
+		return -ENOMEM;
+	object_taken(OBJECT_REQUEST);
+	return 0;
 }
 
 void control_free(struct oprofile_device *dev)
 {
+	if (dev->request && dev->response)
+		object_gone(OBJECT_REQUEST);
 	kfree(dev->request);
 	kfree(dev->response);
 }

@@ -217,13 +217,28 @@ static void next_buffer(struct cpu_buffer *buffer)
 	kick_if_pressed(buffer);
 }
 
-/* Process context: lets go of what used buffers held. */
+/* Process context: the last reference to an address space may have to wait. */
+static void let_go(struct cpu_buffer *buffer, struct sample_buffer *done)
+{
+	u32 i;
+
+	for (i = 0; i < done->task_count; i++) {
+		put_task_struct(done->tasks[i]);
+		object_gone(OBJECT_TASK);
+	}
+	for (i = 0; i < done->mm_count && holds_mms(buffer->dev); i++) {
+		mmput(done->mms[i]);
+		object_gone(OBJECT_SPACE);
+	}
+	done->task_count = done->mm_count = 0;
+}
+
+/* Lets go of what used buffers held. */
 static void release_used(struct work_struct *work)
 {
 	struct cpu_buffer *buffer = container_of(work, struct cpu_buffer, release_work);
 	struct sample_buffer *done;
 	unsigned long flags;
-	u32 i;
 
 	for (;;) {
 		raw_spin_lock_irqsave(&buffer->lock, flags);
@@ -233,12 +248,7 @@ static void release_used(struct work_struct *work)
 		raw_spin_unlock_irqrestore(&buffer->lock, flags);
 		if (!done)
 			return;
-		for (i = 0; i < done->task_count; i++)
-			put_task_struct(done->tasks[i]);
-		for (i = 0; i < done->mm_count; i++)
-			if (holds_mms(buffer->dev))
-				mmput(done->mms[i]);
-		done->task_count = done->mm_count = 0;
+		let_go(buffer, done);
 		raw_spin_lock_irqsave(&buffer->lock, flags);
 		list_add_tail(&done->link, &buffer->free);
 		raw_spin_unlock_irqrestore(&buffer->lock, flags);
@@ -272,12 +282,15 @@ static void hold(struct cpu_buffer *buffer, struct task_struct *task, struct mm_
 
 	if (!is_held((void *const *)open->tasks, open->task_count, task)) {
 		get_task_struct(task);
+		object_taken(OBJECT_TASK);
 		open->tasks[open->task_count++] = task;
 	}
 	if (mm && !is_held((void *const *)open->mms, open->mm_count, mm)) {
 		/* The current task has a count of its own. */
-		if (holds_mms(buffer->dev))
+		if (holds_mms(buffer->dev)) {
 			mmget(mm);
+			object_taken(OBJECT_SPACE);
+		}
 		open->mms[open->mm_count++] = mm;
 	}
 }
@@ -471,6 +484,16 @@ bool cpu_buffers_hold(struct oprofile_device *dev, u64 mm)
 	return held;
 }
 
+void cpu_buffer_reap(struct oprofile_device *dev, u32 cpu)
+{
+	struct cpu_buffer *buffer = &dev->buffers[cpu];
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&buffer->lock, flags);
+	reap(buffer);
+	raw_spin_unlock_irqrestore(&buffer->lock, flags);
+}
+
 bool cpu_buffer_post_space(struct oprofile_device *dev, u32 cpu, u64 mm, u64 note)
 {
 	struct cpu_buffer *buffer = &dev->buffers[cpu];
@@ -502,6 +525,7 @@ void cpu_buffers_count(struct oprofile_device *dev, struct cpu_counters *sum)
 
 		raw_spin_lock_irqsave(&buffer->lock, flags);
 		sum->received += buffer->counters.received;
+		sum->untold += buffer->counters.received - buffer->told.received;
 		sum->lost += buffer->counters.lost;
 		sum->aborted += buffer->counters.aborted;
 		sum->invalid += buffer->counters.invalid;
@@ -545,6 +569,7 @@ static int init_one(struct oprofile_device *dev, u32 cpu)
 		one->words = kmalloc(dev->settings.sample_buffer_bytes, GFP_KERNEL);
 		if (!one->words)
 			return -ENOMEM;
+		object_taken(OBJECT_BUFFER);
 		list_add_tail(&one->link, &buffer->free);
 		buffer->count++;
 	}
@@ -567,7 +592,7 @@ int cpu_buffers_init(struct oprofile_device *dev)
 /* The device has been reset: it holds nothing any more. */
 void cpu_buffers_free(struct oprofile_device *dev)
 {
-	u32 cpu, i, held;
+	u32 cpu, i;
 
 	if (!dev->buffers)
 		return;
@@ -578,14 +603,9 @@ void cpu_buffers_free(struct oprofile_device *dev)
 			continue;
 		cancel_work_sync(&buffer->release_work);
 		for (i = 0; i < buffer->count; i++) {
-			struct sample_buffer *one = &buffer->all[i];
-
-			for (held = 0; held < one->task_count; held++)
-				put_task_struct(one->tasks[held]);
-			for (held = 0; held < one->mm_count; held++)
-				if (holds_mms(dev))
-					mmput(one->mms[held]);
-			kfree(one->words);
+			let_go(buffer, &buffer->all[i]);
+			kfree(buffer->all[i].words);
+			object_gone(OBJECT_BUFFER);
 		}
 		kfree(buffer->all);
 	}

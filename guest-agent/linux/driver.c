@@ -20,6 +20,11 @@ MODULE_PARM_DESC(device_id, "virtio device type, as the host's --oprofile-dev id
 /* How often a full queue is looked at again before its last counters are given up. */
 #define POST_ATTEMPTS 100
 
+/* How often the device's status is looked at: a device that was reset behind our back does not tell. */
+#define WATCH_INTERVAL HZ
+/* How often a device that fails is started anew, until the module is loaded again. */
+#define MAX_RECOVERIES 16
+
 /* The one device; requests of notifiers and CPUs go there. */
 static struct oprofile_device *the_device;
 static enum cpuhp_state hotplug_state;
@@ -68,16 +73,26 @@ static int read_settings(struct oprofile_device *dev)
 	return 0;
 }
 
+/* The clock of this CPU has stopped: the rest is posted. */
+static void post_rest(struct oprofile_device *dev, u32 cpu)
+{
+	int attempts;
+
+	for (attempts = 0; !dev->dead && !cpu_buffer_post_everything(dev, cpu) &&
+			   attempts < POST_ATTEMPTS;
+	     attempts++)
+		msleep(10);
+}
+
 /* The clocks have stopped: everything is posted, and the device has seen it. */
 static void quiesce(struct oprofile_device *dev)
 {
-	int attempts;
 	u32 cpu;
 
+	if (dev->dead)
+		return;
 	for (cpu = 0; cpu < dev->vcpus; cpu++)
-		for (attempts = 0; !cpu_buffer_post_everything(dev, cpu) && attempts < POST_ATTEMPTS;
-		     attempts++)
-			msleep(10);
+		post_rest(dev, cpu);
 	mutex_lock(&dev->control_lock);
 	request_start(dev);
 	request_submit(dev, OPROFILE_KIND_QUIESCED, 0);
@@ -92,14 +107,64 @@ static void stop(struct oprofile_device *dev)
 		quiesce(dev);
 }
 
+static bool works(struct oprofile_device *dev)
+{
+	u8 status = dev->vdev->config->get_status(dev->vdev);
+
+	return !dev->dead && status & VIRTIO_CONFIG_S_DRIVER_OK &&
+	       !(status & (VIRTIO_CONFIG_S_NEEDS_RESET | VIRTIO_CONFIG_S_FAILED));
+}
+
+/* A device that failed: it is let go and probed again. Outside of the device, whose own work ends with it. */
+static struct device *failed_device;
+
+static void recover(struct work_struct *work)
+{
+	int error = device_reprobe(failed_device);
+
+	if (error < 0)
+		dev_err(failed_device, "cannot be started anew: error %d\n", error);
+	put_device(failed_device);
+}
+static DECLARE_WORK(recovery, recover);
+
+static void watch(struct work_struct *work)
+{
+	static unsigned int recoveries;
+	struct oprofile_device *dev = container_of(to_delayed_work(work), struct oprofile_device, watch);
+
+	if (works(dev)) {
+		schedule_delayed_work(&dev->watch, WATCH_INTERVAL);
+		return;
+	}
+	dev->dead = true;
+	if (recoveries == MAX_RECOVERIES) {
+		dev_err(&dev->vdev->dev, "failed %u times and is left alone\n", recoveries);
+		clock_stop();
+		return;
+	}
+	/* Until the work before has run, its device is not bound again, so none can fail. */
+	failed_device = get_device(&dev->vdev->dev);
+	recoveries++;
+	dev_warn(failed_device, "was reset or wants to be: it is started anew\n");
+	schedule_work(&recovery);
+}
+
 static void follow_settings(struct work_struct *work)
 {
 	struct oprofile_device *dev = container_of(work, struct oprofile_device, config_work);
 	u32 bytes = dev->settings.sample_buffer_bytes;
 	u32 depth;
 
+	if (!dev->ready)
+		return;
+	/* The same notification tells that it wants to be reset. */
+	if (!works(dev)) {
+		mod_delayed_work(system_wq, &dev->watch, 0);
+		return;
+	}
 	/* Sizes of buffers stay as they were. */
-	if (!dev->ready || read_settings(dev))
+	if (read_settings(dev))
 		return;
 	dev->settings.sample_buffer_bytes = bytes;
 	depth = dev->capabilities & OPROFILE_CAPABILITY_BACKTRACE ? dev->settings.backtrace_depth : 0;
@@ -174,6 +239,9 @@ static int cpu_state(struct oprofile_device *dev, u32 cpu, bool online)
 
 static int cpu_comes(unsigned int cpu)
 {
+	/* Without a queue it cannot be sampled. */
+	if (cpu >= the_device->vcpus)
+		return 0;
 	cpu_state(the_device, cpu, true);
 	clock_cpu_online(cpu);
 	return 0;
@@ -181,10 +249,13 @@ static int cpu_comes(unsigned int cpu)
 
 static int cpu_goes(unsigned int cpu)
 {
+	if (cpu >= the_device->vcpus)
+		return 0;
 	clock_cpu_offline(cpu);
-	if (cpu < the_device->vcpus)
-		cpu_buffer_post_everything(the_device, cpu);
+	post_rest(the_device, cpu);
 	cpu_state(the_device, cpu, false);
+	/* Nobody posts there soon: what its buffers held is let go now. */
+	cpu_buffer_reap(the_device, cpu);
 	return 0;
 }
 
@@ -239,6 +310,8 @@ static void free_device(struct oprofile_device *dev)
 	control_free(dev);
 	kfree(dev->queues);
 	kfree(dev);
+	object_gone(OBJECT_DEVICE);
+	objects_check();
 }
 
 static int probe(struct virtio_device *vdev)
@@ -251,9 +324,11 @@ static int probe(struct virtio_device *vdev)
 	dev = kzalloc(sizeof(*dev), GFP_KERNEL);
 	if (!dev)
 		return -ENOMEM;
+	object_taken(OBJECT_DEVICE);
 	dev->vdev = vdev;
 	vdev->priv = dev;
 	INIT_WORK(&dev->config_work, follow_settings);
+	INIT_DELAYED_WORK(&dev->watch, watch);
 	error = read_settings(dev);
 	if (error)
 		goto free;
@@ -287,6 +362,7 @@ static int probe(struct virtio_device *vdev)
 	register_reboot_notifier(&reboot_notifier);
 	dev->ready = true;
 	schedule_work(&dev->config_work);
+	schedule_delayed_work(&dev->watch, WATCH_INTERVAL);
 	dev_info(&vdev->dev, "profiling device: %u sample queues, %s flush doorbell\n", dev->vcpus,
 		 dev->capabilities & OPROFILE_CAPABILITY_FLUSH_DOORBELL ? "a" : "no");
 	return 0;
@@ -311,10 +387,15 @@ free:
 static void remove(struct virtio_device *vdev)
 {
 	struct oprofile_device *dev = vdev->priv;
+	struct cpu_counters sum;
 
 	unregister_reboot_notifier(&reboot_notifier);
 	unregister_module_notifier(&module_notifier);
 	cancel_work_sync(&dev->config_work);
+	cancel_delayed_work_sync(&dev->watch);
+	/* A device that does not answer is not asked. */
+	if (!works(dev))
+		dev->dead = true;
 	stop(dev);
 	dev->ready = false;
 	cpuhp_remove_state(hotplug_state);
@@ -323,6 +404,10 @@ static void remove(struct virtio_device *vdev)
 	virtio_reset_device(vdev);
 	dev->dead = true;
 	cancel_work_sync(&dev->config_work);
+	cancel_delayed_work_sync(&dev->watch);
+	cpu_buffers_count(dev, &sum);
+	if (sum.untold)
+		dev_warn(&vdev->dev, "%llu samples could not be told any more\n", sum.untold);
 	vdev->config->del_vqs(vdev);
 	the_device = NULL;
 	free_device(dev);
@@ -343,7 +428,17 @@ static ssize_t statistics_show(struct device *device, struct device_attribute *a
 }
 static DEVICE_ATTR_RO(statistics);
 
-static struct attribute *driver_attrs[] = { &dev_attr_statistics.attr, NULL };
+static struct attribute *device_attrs[] = { &dev_attr_statistics.attr, NULL };
+ATTRIBUTE_GROUPS(device);
+
+/* Also while no device is bound. */
+static ssize_t objects_show(struct device_driver *unused, char *text)
+{
+	return objects_describe(text);
+}
+static DRIVER_ATTR_RO(objects);
+
+static struct attribute *driver_attrs[] = { &driver_attr_objects.attr, NULL };
 ATTRIBUTE_GROUPS(driver);
 
 /* The first entry follows the parameter. */
@@ -355,7 +450,8 @@ MODULE_DEVICE_TABLE(virtio, id_table);
 
 static struct virtio_driver driver = {
 	.driver.name = DRIVER_NAME,
-	.driver.dev_groups = driver_groups,
+	.driver.groups = driver_groups,
+	.driver.dev_groups = device_groups,
 	.id_table = id_table,
 	.probe = probe,
 	.remove = remove,
@@ -372,6 +468,9 @@ module_init(start);
 static void __exit finish(void)
 {
 	unregister_virtio_driver(&driver);
+	/* On a device without a driver it changes nothing. */
+	flush_work(&recovery);
+	objects_check();
 }
 module_exit(finish);
 

@@ -52,10 +52,18 @@ static u64 inside_image(void)
 
 void symbols_image_range(u64 *start, u64 *end)
 {
-	struct symbol *symbol = kmalloc(sizeof(*symbol), GFP_KERNEL);
+	/* The image stays where it is, and a walk over it takes a while. Probes come one at a time. */
+	static u64 known_start, known_end;
+	struct symbol *symbol;
 	u64 address = inside_image();
 
 	*start = *end = address;
+	if (known_end) {
+		*start = known_start;
+		*end = known_end;
+		return;
+	}
+	symbol = kmalloc(sizeof(*symbol), GFP_KERNEL);
 	if (!symbol)
 		return;
 	while (image_symbol(*start - 1, symbol) && inside_image() - symbol->start < MAX_IMAGE_BYTES)
@@ -67,6 +75,8 @@ void symbols_image_range(u64 *start, u64 *end)
 		cond_resched();
 	}
 	kfree(symbol);
+	known_start = *start;
+	known_end = *end;
 }
 
 /* A list that is sent in as many requests as it takes. */

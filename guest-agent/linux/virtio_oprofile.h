@@ -40,6 +40,24 @@ struct settings {
 
 struct cpu_buffer;
 
+/* objects.c: what the driver takes and must give back. */
+enum object_kind {
+	OBJECT_DEVICE,
+	OBJECT_REQUEST,
+	OBJECT_BUFFER,
+	OBJECT_TASK,
+	OBJECT_SPACE,
+	OBJECT_PROBE,
+	OBJECT_KINDS,
+};
+
+void object_taken(enum object_kind kind);
+void object_gone(enum object_kind kind);
+/* A line for each kind, for sysfs. */
+ssize_t objects_describe(char *text);
+/* Complains of what is out. */
+void objects_check(void);
+
 /* The device: there is one at most. */
 struct oprofile_device {
 	struct virtio_device *vdev;
@@ -49,10 +67,12 @@ struct oprofile_device {
 	/* CPUs that have a queue: 0 to vcpus - 1. */
 	u32 vcpus;
 	bool ready;
-	/* A CPU offline or the device gone: nothing is posted or asked any more. */
+	/* The device is gone: nothing is posted or asked any more. */
 	bool dead;
 	struct virtqueue **queues;
 	struct work_struct config_work;
+	/* Looks whether the device still works. */
+	struct delayed_work watch;
 
 	/* The control queue: one request at a time. */
 	struct mutex control_lock;
@@ -67,6 +87,8 @@ struct oprofile_device {
 /* cpu_buffer.c: a CPU's sample buffers, and OProfile's rules of writing them. */
 struct cpu_counters {
 	u64 received, lost, aborted, invalid, posted, kicks, doorbells;
+	/* Of those received, what no posted buffer has told the device of. */
+	u64 untold;
 };
 
 int cpu_buffers_init(struct oprofile_device *dev);
@@ -78,6 +100,8 @@ bool cpu_buffer_post_everything(struct oprofile_device *dev, u32 cpu);
 /* Posts what CPU's buffers hold of an address space, with a note of what becomes of it; whether there was any. */
 bool cpu_buffer_post_space(struct oprofile_device *dev, u32 cpu, u64 mm, u64 note);
 bool cpu_buffers_hold(struct oprofile_device *dev, u64 mm);
+/* Lets go of what the device has used. */
+void cpu_buffer_reap(struct oprofile_device *dev, u32 cpu);
 void cpu_buffers_count(struct oprofile_device *dev, struct cpu_counters *sum);
 
 /* backtrace.c: a sample's callers, nearest first, as entries of a sample buffer. */
