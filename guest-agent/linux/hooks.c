@@ -6,11 +6,17 @@
 
 #include <linux/kprobes.h>
 #include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/module.h>
 #include <linux/ptrace.h>
+#include <linux/uaccess.h>
 #include <linux/virtio_config.h>
+#include <uapi/linux/shm.h>
 
 #include "virtio_oprofile.h"
+
+/* Mappings of a range that are looked at; more of them are taken for code. Bounds the time without preemption. */
+#define MAX_AREAS 64
 
 bool unprotected;
 module_param(unprotected, bool, 0444);
@@ -50,48 +56,178 @@ static bool may_be_executable(struct mm_struct *mm, unsigned long start, unsigne
 {
 	struct vm_area_struct *area;
 	bool executable = false;
+	u32 seen = 0;
 
 	if (!mmap_read_trylock(mm))
 		return true;
 	for (area = find_vma(mm, start); area && area->vm_start < end && !executable;
 	     area = find_vma(mm, area->vm_end))
-		executable = area->vm_flags & VM_EXEC;
+		executable = area->vm_flags & VM_EXEC || ++seen == MAX_AREAS;
 	mmap_read_unlock(mm);
 	return executable;
 }
 
-/* __x64_sys_munmap(registers of the system call). */
-static int before_munmap(struct kprobe *probe, struct pt_regs *regs)
+/* A range of the current task's address space is about to lose what is mapped there. */
+static void before_change(unsigned long start, unsigned long length)
 {
-	const struct pt_regs *call = (const void *)regs_get_kernel_argument(regs, 0);
-	struct mm_struct *mm = current->mm;
-	unsigned long start = call->di, length = call->si;
+	unsigned long end = start + PAGE_ALIGN(length);
 
-	if (mm && cpu_buffers_hold(device, (u64)mm) &&
-	    may_be_executable(mm, start, start + PAGE_ALIGN(length)))
-		flush((u64)mm, OPROFILE_NOTE_SPACE_CHANGES);
+	/* A range that wraps changes nothing: the system call fails. */
+	if (end > start && may_be_executable(current->mm, start, end))
+		flush((u64)current->mm, OPROFILE_NOTE_SPACE_CHANGES);
+}
+
+/* System calls that change mappings, by their arguments. */
+
+static void before_munmap(const unsigned long *arguments)
+{
+	before_change(arguments[0], arguments[1]);
+}
+
+/* old address, old length, new length, flags, new address */
+static void before_mremap(const unsigned long *arguments)
+{
+	unsigned long flags = arguments[3];
+
+	/* It grows in place or not at all. */
+	if (arguments[2] >= arguments[1] && !(flags & MREMAP_MAYMOVE))
+		return;
+	before_change(arguments[0], arguments[1]);
+	if (flags & MREMAP_FIXED)
+		before_change(arguments[4], arguments[2]);
+}
+
+/* address, length, protection, flags, … */
+static void before_mmap(const unsigned long *arguments)
+{
+	if ((arguments[3] & (MAP_FIXED | MAP_FIXED_NOREPLACE)) == MAP_FIXED)
+		before_change(arguments[0], arguments[1]);
+}
+
+/* The same for 32-bit programs of old, with the address of six arguments. */
+static void before_mmap_by_address(const unsigned long *arguments)
+{
+	unsigned long copy[6];
+	u32 words[6], i;
+
+	if (copy_from_user_nofault(words, (const void __user *)arguments[0], sizeof(words))) {
+		/* It can be read when it may be waited for. */
+		flush((u64)current->mm, OPROFILE_NOTE_SPACE_CHANGES);
+		return;
+	}
+	for (i = 0; i < ARRAY_SIZE(words); i++)
+		copy[i] = words[i];
+	before_mmap(copy);
+}
+
+/* start, length, protection: what is no code any more may become a part of another mapping. */
+static void before_mprotect(const unsigned long *arguments)
+{
+	if (!(arguments[2] & PROT_EXEC))
+		before_change(arguments[0], arguments[1]);
+}
+
+static void before_brk(const unsigned long *arguments)
+{
+	unsigned long end = READ_ONCE(current->mm->brk);
+
+	if (arguments[0] < end && arguments[0] >= current->mm->start_brk)
+		before_change(arguments[0], end - arguments[0]);
+}
+
+static void before_shmdt(const unsigned long *arguments)
+{
+	before_change(arguments[0], PAGE_SIZE);
+}
+
+/* identifier, address, flags: the length is the segment's, so everything behind the address may go. */
+static void before_shmat(const unsigned long *arguments)
+{
+	if (arguments[2] & SHM_REMAP && arguments[1] < TASK_SIZE_MAX)
+		before_change(arguments[1], TASK_SIZE_MAX - arguments[1]);
+}
+
+struct hook {
+	struct kprobe probe;
+	bool registered;
+	/* Of a system call: what it does to the current task's mappings. */
+	void (*before)(const unsigned long *arguments);
+	/* 32-bit arguments. */
+	bool narrow;
+	/* Not in every kernel. */
+	bool optional;
+};
+
+/* The entry of a system call, FUNCTION(registers of the call). */
+static int on_call(struct kprobe *probe, struct pt_regs *regs)
+{
+	const struct hook *hook = container_of(probe, struct hook, probe);
+	const struct pt_regs *call = (const void *)regs_get_kernel_argument(regs, 0);
+	unsigned long arguments[] = { call->di, call->si, call->dx, call->r10, call->r8, call->r9 };
+
+	if (!current->mm || !cpu_buffers_hold(device, (u64)current->mm))
+		return 0;
+	if (hook->narrow) {
+		arguments[0] = (u32)call->bx;
+		arguments[1] = (u32)call->cx;
+		arguments[2] = (u32)call->dx;
+		arguments[3] = (u32)call->si;
+		arguments[4] = (u32)call->di;
+		arguments[5] = (u32)call->bp;
+	}
+	hook->before(arguments);
 	return 0;
 }
 
-static struct kprobe probes[] = {
-	{ .symbol_name = "exit_mm_release", .pre_handler = before_release },
-	{ .symbol_name = "exec_mm_release", .pre_handler = before_release },
-	{ .symbol_name = "__x64_sys_munmap", .pre_handler = before_munmap },
+#define RELEASE(function) { .probe = { .symbol_name = function, .pre_handler = before_release } }
+#define CALL(name, handler)                                                              \
+	{ .probe = { .symbol_name = "__x64_sys_" name, .pre_handler = on_call },         \
+	  .before = handler }
+#define OPTIONAL_CALL(function, handler, is_narrow)                                      \
+	{ .probe = { .symbol_name = function, .pre_handler = on_call },                  \
+	  .before = handler, .narrow = is_narrow, .optional = true }
+
+static struct hook hooks[] = {
+	RELEASE("exit_mm_release"),
+	RELEASE("exec_mm_release"),
+	CALL("munmap", before_munmap),
+	CALL("mremap", before_mremap),
+	CALL("mmap", before_mmap),
+	CALL("mprotect", before_mprotect),
+	CALL("brk", before_brk),
+	OPTIONAL_CALL("__x64_sys_pkey_mprotect", before_mprotect, false),
+	OPTIONAL_CALL("__x64_sys_remap_file_pages", before_munmap, false),
+	OPTIONAL_CALL("__x64_sys_shmdt", before_shmdt, false),
+	OPTIONAL_CALL("__x64_sys_shmat", before_shmat, false),
+	OPTIONAL_CALL("__ia32_sys_munmap", before_munmap, true),
+	OPTIONAL_CALL("__ia32_sys_mremap", before_mremap, true),
+	OPTIONAL_CALL("__ia32_sys_mmap_pgoff", before_mmap, true),
+	OPTIONAL_CALL("__ia32_compat_sys_ia32_mmap", before_mmap_by_address, true),
+	OPTIONAL_CALL("__ia32_sys_mprotect", before_mprotect, true),
+	OPTIONAL_CALL("__ia32_sys_pkey_mprotect", before_mprotect, true),
+	OPTIONAL_CALL("__ia32_sys_brk", before_brk, true),
+	OPTIONAL_CALL("__ia32_sys_remap_file_pages", before_munmap, true),
 };
-static unsigned int registered;
 
 int hooks_init(struct oprofile_device *dev)
 {
+	u32 i;
 	int error;
 
 	device = dev;
-	for (registered = 0; registered < ARRAY_SIZE(probes); registered++) {
-		struct kprobe *probe = &probes[registered];
+	for (i = 0; i < ARRAY_SIZE(hooks); i++) {
+		struct hook *hook = &hooks[i];
 
-		error = register_kprobe(probe);
-		if (error) {
-			dev_err(&dev->vdev->dev, "no probe at %s: error %d\n", probe->symbol_name,
-				error);
+		error = register_kprobe(&hook->probe);
+		if (!error) {
+			hook->registered = true;
+			object_taken(OBJECT_PROBE);
+		} else if (error == -ENOENT && hook->optional) {
+			dev_dbg(&dev->vdev->dev, "this kernel has no %s\n",
+				hook->probe.symbol_name);
+		} else {
+			dev_err(&dev->vdev->dev, "no probe at %s: error %d\n",
+				hook->probe.symbol_name, error);
 			hooks_exit();
 			return error;
 		}
@@ -101,13 +237,24 @@ int hooks_init(struct oprofile_device *dev)
 
 void hooks_exit(void)
 {
-	while (registered > 0) {
-		struct kprobe *probe = &probes[--registered];
+	struct kprobe *probes[ARRAY_SIZE(hooks)];
+	u32 count = 0, i;
 
-		unregister_kprobe(probe);
+	for (i = 0; i < ARRAY_SIZE(hooks); i++)
+		if (hooks[i].registered)
+			probes[count++] = &hooks[i].probe;
+	/* Together: it waits for all other CPUs. */
+	unregister_kprobes(probes, count);
+	for (i = 0; i < ARRAY_SIZE(hooks); i++) {
+		struct hook *hook = &hooks[i];
+
+		if (hook->registered) {
+			hook->registered = false;
+			object_gone(OBJECT_PROBE);
+		}
 		/* So that it can be registered again. */
-		probe->addr = NULL;
-		probe->flags = 0;
+		hook->probe.addr = NULL;
+		hook->probe.flags = 0;
 	}
 	device = NULL;
 }

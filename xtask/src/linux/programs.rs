@@ -82,6 +82,12 @@ const PROGRAMS: &[Program] = &[
         libraries: &[],
     },
     Program {
+        source: "moves.c",
+        compiler: "gcc",
+        options: &["-O1", "-mno-red-zone"],
+        libraries: &[],
+    },
+    Program {
         source: "shares.c",
         compiler: "gcc",
         options: &["-O1", "-static-pie", "-fno-omit-frame-pointer"],
