@@ -2,7 +2,7 @@
 # The first process of the Debian guest: loads the agent, runs the programs for a while, powers off.
 #
 # Kernel command line: mix=SECONDS (default 8), only=PROGRAM for one part of the mix, agent=NAME=VALUE,… for parameters of the
-# module; with its parameter truth, the inodes of programs and libraries are told.
+# module; with its parameter truth, the inodes of programs and libraries are told. scenario=NAME runs scenarios/NAME.sh besides.
 /bin/busybox --install -s /bin 2>/dev/null
 export PATH=/usr/bin:/bin
 mount -t proc proc /proc
@@ -29,10 +29,12 @@ statistics=$(echo /sys/bus/virtio/drivers/virtio_oprofile/virtio*/statistics)
 
 seconds=8
 only=
+scenario=
 for word in $(cat /proc/cmdline); do
 	case $word in
 	mix=*) seconds=${word#mix=} ;;
 	only=*) only=${word#only=} ;;
+	scenario=*) scenario=${word#scenario=} ;;
 	esac
 done
 echo "guest: Linux $(uname -r), $(nproc) vCPUs, programs run for $seconds s"
@@ -70,6 +72,10 @@ wanted sqlite && until_end sqlite3 :memory: 'with recursive c(x) as (select 1 un
 wanted storm && until_end brief 40 &
 wanted storm && until_end brief 60 &
 wanted plugin && plugin $milliseconds &
+# Code that is moved and replaced: by itself, for it fills the buffers with what others' samples would thin out.
+[ "$only" = moves ] && moves $milliseconds /usr/lib &
+# shellcheck source=/dev/null # of the image
+[ -z "$scenario" ] || . "/scenarios/$scenario.sh"
 # Programs from memory only, from a file without a path, from both layers of an overlay, and one that is deleted while it runs.
 if wanted files; then
 	memfd /usr/bin/shares $milliseconds &

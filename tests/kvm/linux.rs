@@ -1,16 +1,13 @@
 //! Debian guests: a distribution's kernel, the agent's module, programs from packages.
 
-use std::fs::{self, File};
-use std::path::Path;
-use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::fs;
 
 use oprofile_images::truth::{Group, Image, Share};
 use oprofile_tests::account::UNRESOLVED;
-use oprofile_tests::ground_truth::{self, Verdict};
+use oprofile_tests::ground_truth::Verdict;
 use oprofile_tests::measure::Profile;
-use oprofile_tests::vm::{Ended, Vm, bin_dir, file_of};
+use oprofile_tests::vm::{Ended, Vm, file_of};
+use oprofile_tests::watched;
 use tempfile::TempDir;
 
 /// Programs of the mix, by path; perl and sqlite run again and again.
@@ -142,60 +139,9 @@ fn libraries_that_come_and_go_are_told_apart_on_linux() {
     assert_eq!(strays, 0, "of {a} and {b}: {profile:#?}");
 }
 
-/// How long the VMM may take to serve its control socket: at once, save where a slow processor is shared.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Between two tries: each is a program that takes the processor from what it waits for.
-const PAUSE: Duration = Duration::from_millis(300);
-
-fn start_profiling(socket: &Path) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let answer = Command::new(bin_dir().join("opcontrol"))
-            .arg(format!("--socket={}", socket.display()))
-            .arg("--start")
-            .output()
-            .expect("opcontrol runs");
-        if answer.status.success() {
-            return;
-        }
-        let told = String::from_utf8_lossy(&answer.stderr);
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {told}");
-        thread::sleep(PAUSE);
-    }
-}
-
-/// Runs a part of the mix, reads its events as they come, and compares each sample with what the guest's kernel knew of it.
+/// Runs a part of the mix, and compares each sample with what the guest's kernel knew of it.
 fn compared(part: &str, seconds: u32, cpus: u32, agent: &str) -> Verdict {
-    let directory = TempDir::new().expect("a temporary directory");
-    let socket = directory.path().join("vm.sock");
-    let running = Vm::debian(part, seconds)
-        .cmdline(&format!("agent=truth=1{agent}"))
-        .cpus(cpus)
-        .without_session()
-        .device(&format!("socket={}", socket.display()))
-        .device("hz=2000")
-        .start();
-    let deadline = Instant::now() + PATIENCE;
-    while !socket.exists() {
-        assert!(Instant::now() < deadline, "no socket within {PATIENCE:?}");
-        thread::sleep(PAUSE);
-    }
-    let text = directory.path().join("events");
-    let mut reader = Command::new(bin_dir().join("opread"))
-        .arg(format!("--socket={}", socket.display()))
-        .stdout(File::create(&text).expect("a file"))
-        .spawn()
-        .expect("opread runs");
-    start_profiling(&socket);
-    let ended = running.wait();
-    assert!(reader.wait().is_ok());
-    let ended = ended.expect_code(0);
-    let events = fs::read_to_string(&text).expect("what opread printed");
-    let verdict = ground_truth::judge(&events, &ended.output());
-    println!("{part} on {cpus} vCPUs: {verdict:#?}");
-    assert!(verdict.compared > 1_000, "{verdict:#?}\n{}", ended.output());
-    verdict
+    watched::compare(Vm::debian(part, seconds), cpus, agent)
 }
 
 /// The whole mix. Returns how many samples were compared.

@@ -5,3 +5,4 @@ pub mod ground_truth;
 pub mod measure;
 pub mod truth;
 pub mod vm;
+pub mod watched;

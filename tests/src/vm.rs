@@ -64,6 +64,26 @@ impl Vm {
     /// When kernel and initrd are not named by `OPROFILE_LINUX_KERNEL` and `OPROFILE_LINUX_INITRD`.
     #[must_use]
     pub fn debian(part: &str, seconds: u32) -> Self {
+        Self::debian_of(
+            &file_of("OPROFILE_LINUX_KERNEL"),
+            &file_of("OPROFILE_LINUX_INITRD"),
+            part,
+            seconds,
+        )
+    }
+
+    /// The same with another kernel, as `cargo xtask guest --kernel` names it.
+    ///
+    /// # Panics
+    /// When the guests' directory is not named by `OPROFILE_LINUX`.
+    #[must_use]
+    pub fn debian_on(kernel: &str, part: &str, seconds: u32) -> Self {
+        let directory = Path::new(&file_of("OPROFILE_LINUX")).join(kernel);
+        let path = |name| directory.join(name).display().to_string();
+        Self::debian_of(&path("vmlinuz"), &path("initramfs.cpio"), part, seconds)
+    }
+
+    fn debian_of(kernel: &str, initrd: &str, part: &str, seconds: u32) -> Self {
         let only = match part {
             "" => String::new(),
             part => format!(" only={part}"),
@@ -73,8 +93,8 @@ impl Vm {
             limit: DEBIAN_LIMIT,
             ..Self::unconfigured()
         }
-        .argument(&format!("--kernel={}", file_of("OPROFILE_LINUX_KERNEL")))
-        .argument(&format!("--initrd={}", file_of("OPROFILE_LINUX_INITRD")))
+        .argument(&format!("--kernel={kernel}"))
+        .argument(&format!("--initrd={initrd}"))
         .argument("--memory=768M")
     }
 

@@ -16,6 +16,9 @@ use crate::repo;
 /// The guest's first process.
 const INIT: &str = "images/linux/init.sh";
 
+/// What the first process runs besides, when the kernel's command line names it: scripts.
+const SCENARIOS: &str = "images/linux/scenarios";
+
 /// Modules of the kernel that the guest loads before ours.
 const WANTED: [&str; 4] = ["virtio_mmio", "virtio_blk", "ext4", "overlay"];
 
@@ -96,6 +99,11 @@ fn write(
         archive.directory(Path::new(directory))?;
     }
     archive.file(Path::new("init"), 0o755, &fs::read(init)?)?;
+    for entry in fs::read_dir(repo::root().join(SCENARIOS))? {
+        let entry = entry?;
+        let place = Path::new("scenarios").join(entry.file_name());
+        archive.file(&place, 0o644, &fs::read(entry.path())?)?;
+    }
     archive.file(
         Path::new("bin/busybox"),
         0o755,

@@ -1,0 +1,52 @@
+# Unbinds and binds, unloads and loads the agent again and again while it takes samples, and counts what stays behind.
+. /scenarios/load.sh
+mount -t debugfs debug /sys/kernel/debug
+
+# Objects of a slab that are in use, those that CPUs keep for themselves given back before. No process may start in between.
+count() {
+	echo 1 >"/sys/kernel/slab/$1/shrink"
+	read -r objects _ <"/sys/kernel/slab/$1/objects"
+	echo "$1 $objects"
+}
+
+census() {
+	# Nothing of the agent is there, nothing runs, and what is freed late has been freed.
+	rmmod virtio_oprofile || fail "cannot unload virtio_oprofile"
+	sleep 1
+	for slab in task_struct mm_struct vm_area_struct filp kmalloc-4k kmalloc-8k; do count $slab; done
+	echo "vmalloc $(wc -l </proc/vmallocinfo)"
+	echo "kprobes $(wc -l </sys/kernel/debug/kprobes/list)"
+	insmod /modules/virtio_oprofile.ko || fail "cannot load virtio_oprofile"
+}
+
+# By turns from the device, and as a whole; every other time with address spaces held.
+cycle() {
+	await has_received 100
+	[ "$(held tasks)" -gt 0 ] && tasks=$((tasks + 1))
+	[ "$(held spaces)" -gt 0 ] && spaces=$((spaces + 1))
+	if [ $(($1 % 2)) = 0 ]; then
+		echo "$device" >$driver/unbind || fail "cannot unbind $device"
+		left=$((left + $(held "")))
+		echo "$device" >$driver/bind || fail "cannot bind $device"
+	else
+		rmmod virtio_oprofile || fail "cannot unload virtio_oprofile"
+		insmod /modules/virtio_oprofile.ko hold_mm=$(($1 / 2 % 2)) || fail "cannot load virtio_oprofile"
+	fi
+}
+
+tasks=0 spaces=0 left=0
+start_load 1
+cycle 1
+cycle 2
+stop_load
+census >/tmp/before
+start_load 1
+cycles=20
+for number in $(seq $cycles); do cycle "$number"; done
+stop_load
+census >/tmp/after
+echo "guest: $cycles cycles, tasks held in $tasks, spaces in $spaces, left behind $left"
+paste /tmp/before /tmp/after | while read -r kind before _ after; do
+	echo "guest: census $kind $before $after"
+done
+dmesg | grep "left behind:" && echo "guest: something was left behind"

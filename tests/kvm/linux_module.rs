@@ -1,0 +1,136 @@
+//! The agent's Linux module: on each kernel that it is built for, and where its device, a processor or a mapping goes away.
+
+use oprofile_tests::account::UNRESOLVED;
+use oprofile_tests::measure::Profile;
+use oprofile_tests::vm::{Ended, Vm};
+use oprofile_tests::watched;
+
+/// Kernels besides the one that the other tests boot, as `cargo xtask guest --kernel` names them.
+const OTHER_KERNELS: [&str; 2] = ["6.1-amd64", "6.12-cloud"];
+
+/// Cycles of loading and unloading, or binding and unbinding.
+const CYCLES: u64 = 20;
+
+/// How much more of one kind may be in use after them: less than one a cycle. What other parts of the kernel keep varies by some.
+const SLACK: u64 = CYCLES / 2;
+
+/// Runs a scenario of `images/linux/scenarios`, and checks that the guest came to its end.
+fn run(scenario: &str, cpus: u32, words: &str) -> Ended {
+    let ended = Vm::debian("none", 1)
+        .cmdline(&format!("scenario={scenario}"))
+        .cmdline(words)
+        .cpus(cpus)
+        .device("hz=1000")
+        .run()
+        .expect_code(0);
+    let output = ended.output();
+    assert!(output.contains("the agent has counted"), "{output}");
+    assert!(!output.contains("left behind:"), "{output}");
+    assert!(!output.contains("Call Trace"), "{output}");
+    ended
+}
+
+/// The numbers behind `words` in the guest's report.
+fn numbers(ended: &Ended, words: &str) -> Vec<u64> {
+    let line = ended
+        .stdout
+        .lines()
+        .find(|line| line.contains(words))
+        .unwrap_or_else(|| panic!("no {words:?}: {}", ended.output()));
+    line.split(|character: char| !character.is_ascii_digit())
+        .filter_map(|word| word.parse().ok())
+        .collect()
+}
+
+#[test]
+fn loading_and_unloading_the_module_again_and_again_leaves_nothing_behind() {
+    let ended = run("cycles", 2, "");
+    let [cycles, tasks, spaces, left] = numbers(&ended, "guest: 20 cycles")[..] else {
+        panic!("not four numbers: {}", ended.output());
+    };
+    assert_eq!((cycles, left), (CYCLES, 0), "{}", ended.output());
+    // There was something to leave behind; address spaces are held in every fourth cycle.
+    assert!(tasks * 2 > cycles && spaces > 0, "{}", ended.output());
+    let census: Vec<_> = ended
+        .stdout
+        .lines()
+        .filter_map(|line| line.split_once("guest: census "))
+        .map(|(_, line)| line.split(' ').collect::<Vec<_>>())
+        .collect();
+    assert!(census.len() >= 8, "{}", ended.output());
+    for line in census {
+        let [kind, before, after] = line[..] else {
+            panic!("not two numbers: {line:?}");
+        };
+        let (before, after) = (
+            before.parse::<u64>().expect("a number"),
+            after.parse::<u64>().expect("a number"),
+        );
+        // Probes are counted one by one.
+        let slack = if kind == "kprobes" { 0 } else { SLACK };
+        assert!(after <= before + slack, "{kind}: {}", ended.output());
+    }
+    let account = ended.account();
+    assert!(account.of("received") > 1_000, "{account:#?}");
+}
+
+#[test]
+fn a_device_that_is_reset_or_taken_away_under_the_module_is_started_anew() {
+    let ended = run("gone", 2, "iomem=relaxed");
+    let output = ended.output();
+    assert!(output.contains("the device went and came"), "{output}");
+    assert!(!output.contains("nothing was out"), "{output}");
+    assert_eq!(numbers(&ended, "guest: held without a device"), [0]);
+    let account = ended.account();
+    assert!(account.of("received") > 500, "{account:#?}");
+}
+
+#[test]
+fn processors_that_go_and_come_are_sampled_while_they_are_there() {
+    let ended = run("hotplug", 3, "");
+    let output = ended.output();
+    assert!(output.contains("processors came and went"), "{output}");
+    let account = ended.account();
+    let (received, unresolved) = (account.of("received"), account.sum(&UNRESOLVED));
+    assert!(
+        received > 1_000 && unresolved * 1_000 <= received,
+        "{account:#?}"
+    );
+    let profile = Profile::read(&ended.session).expect("the session is readable");
+    for program in ["/tmp/on-cpu1", "/tmp/on-cpu2"] {
+        let samples = profile.samples(|row| row.application == program);
+        assert!(samples > 100, "{samples} of {program}: {output}");
+    }
+}
+
+#[test]
+fn code_that_is_moved_and_replaced_is_told_apart() {
+    let verdict = watched::compare(Vm::debian("moves", 5), 2, "");
+    assert_eq!(verdict.wrong, 0, "{verdict:#?}");
+    assert!(
+        verdict.unresolved * 1_000 <= verdict.compared,
+        "{verdict:#?}"
+    );
+    // Both files with code, and what else runs.
+    assert!(verdict.known_files >= 2, "{verdict:#?}");
+}
+
+/// The test before would pass if nothing had to be announced.
+#[test]
+fn without_announcements_code_that_is_moved_is_taken_for_other_code() {
+    let verdict = watched::compare(Vm::debian("moves", 4), 2, ",unprotected=1");
+    assert!(verdict.wrong * 20 > verdict.compared, "{verdict:#?}");
+}
+
+#[test]
+fn each_kernel_that_the_module_is_built_for_is_profiled_right() {
+    for kernel in OTHER_KERNELS {
+        let verdict = watched::compare(Vm::debian_on(kernel, "", 5), 2, "");
+        assert_eq!(verdict.wrong, 0, "{kernel}: {verdict:#?}");
+        assert!(
+            verdict.unresolved * 1_000 <= verdict.compared,
+            "{kernel}: {verdict:#?}"
+        );
+        assert!(verdict.known_files >= 10, "{kernel}: {verdict:#?}");
+    }
+}
