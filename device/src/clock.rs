@@ -1,4 +1,6 @@
-//! The host's clock: at each vCPU's sampling period an NMI, which reaches code that runs with interrupts off.
+//! The host's clock: each sampling period an NMI to every vCPU, which reaches code that runs with interrupts off.
+//!
+//! All vCPUs have their ticks at once, so that the host wakes up once a period, however many there are.
 //!
 //! An NMI that finds no handler may stop a guest, so one is sent only to a vCPU whose driver has asked for it
 //! ([`HostClock::arm`]), only while samples are wanted, and only when the one before has been taken. The driver says in its
@@ -58,17 +60,14 @@ struct Armed<M> {
     waited: u64,
 }
 
-struct Slot<M> {
-    armed: Option<Armed<M>>,
-    /// When its period began, and when the tick in it comes; nanoseconds of the clock's own.
+struct State<M> {
+    /// Index is the vCPU.
+    vcpus: Vec<Option<Armed<M>>>,
+    period_ns: u64,
+    /// When the current period began, and when the tick in it comes; nanoseconds of the clock's own.
     grid: u64,
     deadline: u64,
     random: u32,
-}
-
-struct State<M> {
-    slots: Vec<Slot<M>>,
-    period_ns: u64,
     enabled: bool,
     closed: bool,
     account: ClockAccount,
@@ -89,18 +88,14 @@ impl<M> fmt::Debug for HostClock<M> {
 
 impl<M> HostClock<M> {
     pub(crate) fn new(vcpus: u16, period_ns: u64) -> Self {
-        // vCPUs begin at other places of the period, lest they all be interrupted at once.
-        let slot = |vcpu: u16| Slot {
-            armed: None,
-            grid: period_ns / u64::from(vcpus.max(1)) * u64::from(vcpu),
-            deadline: 0,
-            random: 0x9e37_79b9 ^ u32::from(vcpu) << 7,
-        };
         Self {
             start: Instant::now(),
             state: Mutex::new(State {
-                slots: (0..vcpus).map(slot).collect(),
+                vcpus: (0..vcpus).map(|_| None).collect(),
                 period_ns,
+                grid: 0,
+                deadline: 0,
+                random: 0x9e37_79b9,
                 enabled: false,
                 closed: false,
                 account: ClockAccount::default(),
@@ -129,24 +124,24 @@ impl<M> HostClock<M> {
 
     /// Samples are wanted, or not. When this returns and they are not, no NMI is being sent.
     pub(crate) fn set_enabled(&self, enabled: bool) {
-        self.change(|state| state.enabled = enabled);
+        self.change(|state| {
+            state.enabled = enabled;
+            state.advance(self.now());
+        });
     }
 
     pub(crate) fn set_period(&self, period_ns: u64) {
         self.change(|state| {
             state.period_ns = period_ns;
-            let now = self.now();
-            for slot in &mut state.slots {
-                slot.advance(now, period_ns);
-            }
+            state.advance(self.now());
         });
     }
 
     /// No vCPU gets any more NMIs.
     pub(crate) fn disarm_all(&self) {
         self.change(|state| {
-            for slot in &mut state.slots {
-                slot.armed = None;
+            for vcpu in &mut state.vcpus {
+                *vcpu = None;
             }
         });
     }
@@ -154,8 +149,8 @@ impl<M> HostClock<M> {
     /// A vCPU gets no more NMIs.
     pub(crate) fn disarm(&self, vcpu: u16) {
         self.change(|state| {
-            if let Some(slot) = state.slots.get_mut(usize::from(vcpu)) {
-                slot.armed = None;
+            if let Some(vcpu) = state.vcpus.get_mut(usize::from(vcpu)) {
+                *vcpu = None;
             }
         });
     }
@@ -182,9 +177,12 @@ impl<M: GuestMemoryBackend> HostClock<M> {
             return Err(BadClock);
         }
         self.change(|state| {
-            let now = self.now();
-            if let Some(slot) = state.slots.get_mut(usize::from(vcpu)) {
-                slot.armed = Some(Armed {
+            if !state.wanted() {
+                // The periods that nobody waited for are not missed.
+                state.advance(self.now());
+            }
+            if let Some(vcpu) = state.vcpus.get_mut(usize::from(vcpu)) {
+                *vcpu = Some(Armed {
                     memory: Arc::clone(memory),
                     cell,
                     apic_id,
@@ -192,7 +190,6 @@ impl<M: GuestMemoryBackend> HostClock<M> {
                     refused: false,
                     waited: 0,
                 });
-                slot.advance(now, state.period_ns);
                 state.account.armed += 1;
             }
         });
@@ -218,9 +215,15 @@ impl<M: GuestMemoryBackend> HostClock<M> {
     }
 }
 
-impl<M> Slot<M> {
+impl<M> State<M> {
+    /// Whether anybody is to be sent NMIs.
+    fn wanted(&self) -> bool {
+        self.enabled && self.vcpus.iter().any(Option::is_some)
+    }
+
     /// Sets the next deadline behind `now`; returns how many periods have begun since the last.
-    fn advance(&mut self, now: u64, period: u64) -> u64 {
+    fn advance(&mut self, now: u64) -> u64 {
+        let period = self.period_ns;
         let periods = now.saturating_sub(self.grid) / period + 1;
         self.grid = self.grid.saturating_add(periods.saturating_mul(period));
         // xorshift32 (Marsaglia 2003).
@@ -234,26 +237,20 @@ impl<M> Slot<M> {
 }
 
 impl<M: GuestMemoryBackend> State<M> {
-    /// Serves every vCPU whose tick is due; returns when the next one is, `None` while no vCPU wants any.
+    /// Serves every vCPU if a tick is due; returns when the next one is, `None` while no vCPU wants any.
     fn tick(&mut self, now: u64, send: &mut impl FnMut(u32) -> bool) -> Option<u64> {
-        if !self.enabled {
+        if !self.wanted() {
             return None;
         }
-        let period = self.period_ns;
-        let patience = (PATIENCE_NS / period).max(MIN_PATIENCE);
-        let account = &mut self.account;
-        for slot in &mut self.slots {
-            let Some(armed) = &mut slot.armed else {
-                continue;
-            };
-            if now < slot.deadline {
-                continue;
+        if now >= self.deadline {
+            let missed = self.advance(now) - 1;
+            let patience = (PATIENCE_NS / self.period_ns).max(MIN_PATIENCE);
+            for armed in self.vcpus.iter_mut().flatten() {
+                *armed.tick(patience, send).counter(&mut self.account) += 1;
+                self.account.missed += missed;
             }
-            *armed.tick(patience, send).counter(account) += 1;
-            account.missed += slot.advance(now, period) - 1;
         }
-        let armed = self.slots.iter().filter(|slot| slot.armed.is_some());
-        armed.map(|slot| slot.deadline).min()
+        Some(self.deadline)
     }
 }
 
@@ -305,14 +302,14 @@ impl<M: GuestMemoryBackend> Armed<M> {
         }
     }
 
-    fn load(&self, offset: u64) -> Option<u32> {
-        let at = self.cell.checked_add(offset)?;
+    fn load(&self, offset: usize) -> Option<u32> {
+        let at = self.cell.checked_add(offset as u64)?;
         let word: u32 = self.memory.load(at, Ordering::Acquire).ok()?;
         Some(u32::from_le(word))
     }
 
     fn store_sent(&self) -> bool {
-        let at = self.cell.checked_add(SENT);
+        let at = self.cell.checked_add(SENT as u64);
         at.is_some_and(|at| {
             self.memory
                 .store(self.sent.to_le(), at, Ordering::Release)

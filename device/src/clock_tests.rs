@@ -40,20 +40,20 @@ impl Guest {
     fn arm(&self) {
         self.memory.write_obj(0_u32, GuestAddress(CELL)).unwrap();
         self.memory
-            .write_obj(0_u32, GuestAddress(CELL + TAKEN))
+            .write_obj(0_u32, GuestAddress(CELL + TAKEN as u64))
             .unwrap();
         self.clock.arm(0, 7, &self.memory, CELL).unwrap();
     }
 
     fn set_busy(&self, busy: bool) {
-        let at = GuestAddress(CELL + BUSY);
+        let at = GuestAddress(CELL + BUSY as u64);
         self.memory.write_obj(u32::from(busy), at).unwrap();
     }
 
     /// The handler runs; whether the NMI was ours.
     fn take(&self) -> bool {
         let sent: u32 = self.memory.read_obj(GuestAddress(CELL)).unwrap();
-        let at = GuestAddress(CELL + TAKEN);
+        let at = GuestAddress(CELL + TAKEN as u64);
         let taken: u32 = self.memory.read_obj(at).unwrap();
         self.memory.write_obj(sent, at).unwrap();
         sent != taken
@@ -63,7 +63,7 @@ impl Guest {
     fn tick(&mut self) -> ClockAccount {
         let before = self.clock.account();
         let mut state = self.clock.lock();
-        let now = state.slots[0].deadline;
+        let now = state.deadline;
         let (sent, takes) = (&mut self.sent, self.apic_takes);
         state.tick(now, &mut |apic_id| {
             sent.push(apic_id);
@@ -175,10 +175,10 @@ fn none_is_sent_when_disarmed_or_disabled() {
 fn ticks_that_went_by_are_missed_and_not_made_up_for() {
     let mut guest = Guest::new();
     let mut state = guest.clock.lock();
-    let late = state.slots[0].grid + 4 * PERIOD + PERIOD / 2;
+    let late = state.grid + 4 * PERIOD + PERIOD / 2;
     state.tick(late, &mut |_| true);
     assert_eq!((state.account.sent, state.account.missed), (1, 4));
-    assert!((late..late + 2 * PERIOD).contains(&state.slots[0].deadline));
+    assert!((late..late + 2 * PERIOD).contains(&state.deadline));
     drop(state);
     guest.take();
     assert_eq!(guest.tick(), SENT_ONE);
@@ -213,7 +213,9 @@ fn a_served_clock_sends_to_whoever_is_armed_while_it_runs() {
     let served = Arc::clone(&clock);
     let (sender, sent) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || served.serve(|id| sender.send(id).is_ok()));
-    memory.write_obj(1_u32, GuestAddress(CELL + BUSY)).unwrap();
+    memory
+        .write_obj(1_u32, GuestAddress(CELL + BUSY as u64))
+        .unwrap();
     clock.arm(1, 9, &memory, CELL).unwrap();
     clock.set_enabled(true);
     assert_eq!(sent.recv().unwrap(), 9);
@@ -230,7 +232,7 @@ proptest! {
         let guest = Guest::new();
         guest.clock.set_period(period);
         let mut state = guest.clock.lock();
-        let (mut now, first) = (state.slots[0].grid, state.slots[0].grid);
+        let (mut now, first) = (state.grid, state.grid);
         for (step, busy, takes, handled) in steps {
             now += step;
             guest.set_busy(busy);
@@ -240,7 +242,7 @@ proptest! {
             }
         }
         let ClockAccount { sent, idle, pending, refused, missed, .. } = state.account;
-        let begun = (state.slots[0].grid - first) / period;
+        let begun = (state.grid - first) / period;
         prop_assert_eq!(sent + idle + pending + refused + missed, begun);
     }
 }

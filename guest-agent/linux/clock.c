@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The sampling clock: a timer on each CPU, which rests while the CPU idles. */
+/* The sampling clock: on each CPU the host's NMIs where it offers them, or a timer; both rest while the CPU idles. */
 
 #include <linux/cpu.h>
 #include <linux/hrtimer.h>
@@ -18,6 +18,8 @@ static u64 period;
 struct cpu_clock {
 	struct hrtimer timer;
 	bool online;
+	/* The host gives the clock, so the timer stays off. */
+	bool by_host;
 };
 
 static DEFINE_PER_CPU(struct cpu_clock, clocks);
@@ -39,7 +41,7 @@ static void start_here(void *unused)
 	struct cpu_clock *clock = this_cpu_ptr(&clocks);
 	u64 now = READ_ONCE(period);
 
-	if (!now || !clock->online)
+	if (!now || !clock->online || clock->by_host)
 		return;
 	hrtimer_try_to_cancel(&clock->timer);
 	hrtimer_forward_now(&clock->timer, ns_to_ktime(now));
@@ -58,6 +60,12 @@ static void on_idle(void *unused, unsigned int state, unsigned int cpu)
 
 	if (!READ_ONCE(period) || !clock->online)
 		return;
+	if (clock->by_host) {
+		nmi_clock_busy(cpu, state == (u32)PWR_EVENT_EXIT);
+		if (state != (u32)PWR_EVENT_EXIT)
+			cpu_buffer_idle(device);
+		return;
+	}
 	if (state == (u32)PWR_EVENT_EXIT) {
 		if (!hrtimer_active(&clock->timer))
 			start_here(NULL);
@@ -67,9 +75,23 @@ static void on_idle(void *unused, unsigned int state, unsigned int cpu)
 	}
 }
 
+/* Before the host is asked, so that the CPU tells it from the beginning whether it idles. */
+static void start_by_host(u32 cpu)
+{
+	struct cpu_clock *clock = &per_cpu(clocks, cpu);
+
+	if (!READ_ONCE(period) || !clock->online || !nmi_clock_has(cpu))
+		return;
+	hrtimer_cancel(&clock->timer);
+	clock->by_host = true;
+	if (!nmi_clock_start(cpu))
+		clock->by_host = false;
+}
+
 void clock_cpu_online(u32 cpu)
 {
 	per_cpu(clocks, cpu).online = true;
+	start_by_host(cpu);
 	smp_call_function_single(cpu, start_here, NULL, true);
 }
 
@@ -77,11 +99,16 @@ void clock_cpu_offline(u32 cpu)
 {
 	per_cpu(clocks, cpu).online = false;
 	hrtimer_cancel(&per_cpu(clocks, cpu).timer);
+	nmi_clock_stop(cpu);
 }
 
 void clock_run(u64 period_ns)
 {
+	int cpu;
+
 	WRITE_ONCE(period, period_ns);
+	for_each_possible_cpu(cpu)
+		start_by_host(cpu);
 	on_each_cpu(start_here, NULL, true);
 }
 
@@ -92,11 +119,13 @@ void clock_stop(void)
 	WRITE_ONCE(period, 0);
 	for_each_possible_cpu(cpu)
 		hrtimer_cancel(&per_cpu(clocks, cpu).timer);
+	for_each_possible_cpu(cpu)
+		nmi_clock_stop(cpu);
 }
 
 int clock_init(struct oprofile_device *dev)
 {
-	int cpu;
+	int cpu, error;
 
 	device = dev;
 	for_each_possible_cpu(cpu) {
@@ -109,8 +138,15 @@ int clock_init(struct oprofile_device *dev)
 		timer->function = expired;
 #endif
 		per_cpu(clocks, cpu).online = false;
+		per_cpu(clocks, cpu).by_host = false;
 	}
-	return register_trace_cpu_idle(on_idle, NULL);
+	error = nmi_clock_init(dev);
+	if (error)
+		return error;
+	error = register_trace_cpu_idle(on_idle, NULL);
+	if (error)
+		nmi_clock_exit();
+	return error;
 }
 
 void clock_exit(void)
@@ -120,5 +156,6 @@ void clock_exit(void)
 	tracepoint_synchronize_unregister();
 	/* A CPU that left its idle loop meanwhile may have seen the period of before. */
 	clock_stop();
+	nmi_clock_exit();
 	device = NULL;
 }

@@ -33,9 +33,8 @@
 /* An idle CPU posts its open buffer when it is older. */
 #define IDLE_POST_AGE_NS (100 * NSEC_PER_MSEC)
 
-/* Words of a sample with its note, and of a frame. */
+/* Words of a sample with its note. */
 #define SAMPLE_WORDS 5u
-#define FRAME_WORDS 2u
 #define TRUTH_WORDS 10u
 #define HEADER_WORDS (sizeof(struct oprofile_buffer_header) / sizeof(u64))
 
@@ -328,40 +327,39 @@ static void write_truth(struct cpu_buffer *buffer, struct mm_struct *mm, u64 pc)
 
 /* Sampling. */
 
-static void write_callers(struct cpu_buffer *buffer, struct pt_regs *regs)
+/* Room for callers behind the sample that was just written. */
+static u32 room_for_callers(const struct cpu_buffer *buffer)
 {
-	struct sample_buffer *open = buffer->open;
-	struct chain chain = {
-		.entries = open->words + open->used,
-		.most = min(buffer->depth, (buffer->capacity - open->used) / FRAME_WORDS),
-	};
+	return min(buffer->depth, (buffer->capacity - buffer->open->used) / FRAME_WORDS);
+}
 
-	backtrace_walk(regs, &chain);
-	open->used += chain.count * FRAME_WORDS;
-	if (chain.aborted || (chain.count == chain.most && chain.most < buffer->depth))
+/* `count` callers have been written, of all that there were but for want of room. */
+static void wrote_callers(struct cpu_buffer *buffer, u32 count, bool aborted)
+{
+	buffer->open->used += count * FRAME_WORDS;
+	if (aborted)
 		buffer->counters.aborted++;
 }
 
-static void sample(struct cpu_buffer *buffer, struct pt_regs *regs)
+/* Writes a sample; whether its call chain may follow. */
+static bool write_sample(struct cpu_buffer *buffer, struct task_struct *task, struct mm_struct *mm,
+			 u64 pc, bool is_kernel)
 {
-	struct task_struct *task = current;
-	struct mm_struct *mm = task->mm;
-	bool is_kernel = !user_mode(regs);
 	u32 depth = buffer->depth;
-	u64 pc = instruction_pointer(regs), flags = depth ? OPROFILE_NOTE_TRACE_BEGIN : 0;
+	u64 flags = depth ? OPROFILE_NOTE_TRACE_BEGIN : 0;
 	bool task_changed;
 
 	buffer->counters.received++;
 	if (pc == OPROFILE_ESCAPE) {
 		buffer->counters.invalid++;
-		return;
+		return false;
 	}
 	if (!has_room(buffer, SAMPLE_WORDS + TRUTH_WORDS + FRAME_WORDS * depth) ||
 	    !can_hold(buffer->open, task, mm))
 		next_buffer(buffer);
 	if (!has_room(buffer, SAMPLE_WORDS) || !can_hold(buffer->open, task, mm)) {
 		buffer->counters.lost++;
-		return;
+		return false;
 	}
 	if (buffer->last_is_kernel != is_kernel) {
 		buffer->last_is_kernel = is_kernel;
@@ -379,11 +377,67 @@ static void sample(struct cpu_buffer *buffer, struct pt_regs *regs)
 	write_entry(buffer, pc, 0);
 	hold(buffer, task, mm);
 	buffer->open->samples++;
-	if (depth) {
-		write_callers(buffer, regs);
-	} else if (truth && !is_kernel) {
+	if (!depth && truth && !is_kernel && task == current)
 		write_truth(buffer, mm, pc);
+	return depth;
+}
+
+static void sample(struct cpu_buffer *buffer, struct pt_regs *regs)
+{
+	struct chain chain = { 0 };
+
+	if (!write_sample(buffer, current, current->mm, instruction_pointer(regs), !user_mode(regs)))
+		return;
+	chain.entries = buffer->open->words + buffer->open->used;
+	chain.most = room_for_callers(buffer);
+	backtrace_walk(regs, &chain);
+	wrote_callers(buffer, chain.count,
+		      chain.aborted || (chain.count == chain.most && chain.most < buffer->depth));
+}
+
+/* Takes what the CPU's NMIs have sampled. Whoever holds the lock does so first, so samples stay in order and none comes late. */
+static void drain(struct cpu_buffer *buffer)
+{
+	const struct taken_sample *taken;
+	u32 lost = nmi_clock_lost(buffer->cpu), count;
+
+	for (; (taken = nmi_clock_next(buffer->cpu)); nmi_clock_done(buffer->cpu)) {
+		struct mm_struct *mm = taken->mm;
+
+		if (!buffer->active)
+			continue;
+		/* Only the current task's address space is sure to be there for the taking. */
+		if (taken->task != current && holds_mms(buffer->dev))
+			mm = NULL;
+		if (!write_sample(buffer, taken->task, mm, taken->pc, taken->is_kernel))
+			continue;
+		count = min(taken->count, room_for_callers(buffer));
+		memcpy(buffer->open->words + buffer->open->used, taken->callers,
+		       count * FRAME_WORDS * sizeof(u64));
+		wrote_callers(buffer, count,
+			      taken->aborted || count < min(taken->count, buffer->depth));
 	}
+	if (buffer->active) {
+		buffer->counters.received += lost;
+		buffer->counters.lost += lost;
+	}
+}
+
+void cpu_buffer_drain(struct oprofile_device *dev)
+{
+	u32 cpu = smp_processor_id();
+	unsigned long flags;
+
+	if (cpu >= dev->vcpus)
+		return;
+	raw_spin_lock_irqsave(&dev->buffers[cpu].lock, flags);
+	drain(&dev->buffers[cpu]);
+	raw_spin_unlock_irqrestore(&dev->buffers[cpu].lock, flags);
+}
+
+u32 cpu_buffer_depth(const struct oprofile_device *dev, u32 cpu)
+{
+	return READ_ONCE(dev->buffers[cpu].depth);
 }
 
 void cpu_buffer_sample(struct oprofile_device *dev, struct pt_regs *regs)
@@ -411,6 +465,7 @@ void cpu_buffer_idle(struct oprofile_device *dev)
 		return;
 	buffer = &dev->buffers[cpu];
 	raw_spin_lock_irqsave(&buffer->lock, flags);
+	drain(buffer);
 	if (buffer->open && buffer->open->used > HEADER_WORDS &&
 	    ktime_get_mono_fast_ns() - buffer->open->opened_ns >= IDLE_POST_AGE_NS)
 		post(buffer);
@@ -428,6 +483,7 @@ void cpu_buffers_activate(struct oprofile_device *dev, bool active, u32 depth)
 		u32 most = (buffer->capacity - HEADER_WORDS - SAMPLE_WORDS - TRUTH_WORDS) / FRAME_WORDS;
 
 		raw_spin_lock_irqsave(&buffer->lock, flags);
+		drain(buffer);
 		buffer->active = active;
 		buffer->depth = min3(depth, MAX_BACKTRACE_DEPTH, most);
 		raw_spin_unlock_irqrestore(&buffer->lock, flags);
@@ -441,6 +497,7 @@ bool cpu_buffer_post_everything(struct oprofile_device *dev, u32 cpu)
 	bool told = true;
 
 	raw_spin_lock_irqsave(&buffer->lock, flags);
+	drain(buffer);
 	post(buffer);
 	if (has_news(buffer)) {
 		reap(buffer);
@@ -477,6 +534,7 @@ bool cpu_buffers_hold(struct oprofile_device *dev, u64 mm)
 		struct cpu_buffer *buffer = &dev->buffers[cpu];
 
 		raw_spin_lock_irqsave(&buffer->lock, flags);
+		drain(buffer);
 		reap(buffer);
 		held = holds(buffer, mm);
 		raw_spin_unlock_irqrestore(&buffer->lock, flags);
@@ -501,6 +559,7 @@ bool cpu_buffer_post_space(struct oprofile_device *dev, u32 cpu, u64 mm, u64 not
 	bool held;
 
 	raw_spin_lock_irqsave(&buffer->lock, flags);
+	drain(buffer);
 	reap(buffer);
 	held = holds(buffer, mm);
 	if (held) {

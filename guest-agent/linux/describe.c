@@ -127,7 +127,9 @@ int describe_hello(struct oprofile_device *dev)
 		.count = cpu_to_le16(ARRAY_SIZE(fixed_layout) + ARRAY_SIZE(mount_members)),
 	};
 	struct oprofile_hello hello = {
-		.capabilities = cpu_to_le64(dev->settings.capabilities & USED_CAPABILITIES),
+		.capabilities = cpu_to_le64((dev->settings.capabilities & USED_CAPABILITIES) |
+					    (nmi_clock_wanted(dev) ? OPROFILE_CAPABILITY_HOST_NMI :
+								     0)),
 		.linear_map_base = cpu_to_le64(PAGE_OFFSET),
 		.user_end = cpu_to_le64(TASK_SIZE_MAX),
 		.init_task = cpu_to_le64(lasting_task()),

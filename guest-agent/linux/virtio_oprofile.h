@@ -2,7 +2,7 @@
 /*
  * The parts of the driver and what they are to each other.
  *
- *   clock ──> cpu_buffer ──> sample queue of the CPU ──> device
+ *   clock, nmi ──> cpu_buffer ──> sample queue of the CPU ──> device
  *   hooks ──> cpu_buffer (posts), doorbell
  *   driver ──> control queue: hello (describe), CPUs, modules and symbols, quiesced
  */
@@ -26,6 +26,8 @@
 
 /* Longest call chain, whatever the host asks for: bounds the time in the timer's interrupt. */
 #define MAX_BACKTRACE_DEPTH 64u
+/* Words of a caller in a sample buffer. */
+#define FRAME_WORDS 2u
 
 /* What the host wants; of one configuration generation. */
 struct settings {
@@ -104,6 +106,11 @@ bool cpu_buffers_hold(struct oprofile_device *dev, u64 mm);
 void cpu_buffer_reap(struct oprofile_device *dev, u32 cpu);
 void cpu_buffers_count(struct oprofile_device *dev, struct cpu_counters *sum);
 
+/* Takes what the CPU's NMIs have sampled, in the irq_work that they ask for. */
+void cpu_buffer_drain(struct oprofile_device *dev);
+/* Frames that a call chain of this CPU may have; to be asked from an NMI. */
+u32 cpu_buffer_depth(const struct oprofile_device *dev, u32 cpu);
+
 /* backtrace.c: a sample's callers, nearest first, as entries of a sample buffer. */
 struct chain {
 	u64 *entries;
@@ -121,6 +128,33 @@ void clock_run(u64 period_ns);
 void clock_stop(void);
 void clock_cpu_online(u32 cpu);
 void clock_cpu_offline(u32 cpu);
+
+/* nmi.c: the host's clock. Where it is not in force nothing waits, and no CPU can start. */
+struct taken_sample {
+	u64 pc;
+	struct task_struct *task;
+	struct mm_struct *mm;
+	bool is_kernel;
+	/* Its callers, as `struct chain` has them. */
+	bool aborted;
+	u32 count;
+	u64 callers[FRAME_WORDS * MAX_BACKTRACE_DEPTH];
+};
+
+bool nmi_clock_wanted(const struct oprofile_device *dev);
+int nmi_clock_init(struct oprofile_device *dev);
+void nmi_clock_exit(void);
+/* Whether the host can give the clock of a CPU. */
+bool nmi_clock_has(u32 cpu);
+/* Has the host send NMIs to a CPU that is online; false: it does not. */
+bool nmi_clock_start(u32 cpu);
+/* When it returns, all that the CPU's NMIs have sampled is in its buffers. */
+void nmi_clock_stop(u32 cpu);
+void nmi_clock_busy(u32 cpu, bool busy);
+/* The oldest sample that waits in the CPU's ring, and that it has been read; samples that found no room. */
+const struct taken_sample *nmi_clock_next(u32 cpu);
+void nmi_clock_done(u32 cpu);
+u32 nmi_clock_lost(u32 cpu);
 
 /* For tests: neither flush before mappings go nor keep them, so that it shows what that is good for. */
 extern bool unprotected;

@@ -152,12 +152,12 @@ impl NmiSampler {
     }
 
     /// A field of the cell; `None` without one.
-    fn field(&self, offset: u64) -> Option<&AtomicU32> {
+    fn field(&self, offset: usize) -> Option<&AtomicU32> {
         let cell = self.cell.load(Ordering::Acquire);
         if cell.is_null() {
             return None;
         }
-        let field = cell.cast::<u8>().wrapping_add(offset as usize);
+        let field = cell.cast::<u8>().wrapping_add(offset);
         // SAFETY: `attach` saw that both words of the cell lie in shared memory, which lasts as long as the kernel and is accessed
         // by atomics alone; fields are 4 bytes, aligned.
         Some(unsafe { AtomicU32::from_ptr(field.cast()) })

@@ -76,6 +76,24 @@ wanted plugin && plugin $milliseconds &
 [ "$only" = moves ] && moves $milliseconds /usr/lib &
 # shellcheck source=/dev/null # of the image
 [ -z "$scenario" ] || . "/scenarios/$scenario.sh"
+# A thread of the kernel's that has interrupts off for 30 percent of its time; only when it is asked for.
+if [ "$only" = masked ]; then
+	insmod /modules/kmasked.ko || fail "cannot load kmasked"
+	sleep "$seconds"
+	rmmod kmasked || fail "cannot unload kmasked"
+fi
+# The agent goes and comes back while the programs run, again and again.
+if [ "$only" = reload ]; then
+	shares $milliseconds &
+	rounds=0
+	while [ "$(date +%s)" -lt $end ]; do
+		rmmod virtio_oprofile || fail "cannot unload virtio_oprofile"
+		# shellcheck disable=SC2086 # one word each
+		insmod /modules/virtio_oprofile.ko $parameters || fail "cannot load virtio_oprofile again"
+		rounds=$((rounds + 1))
+	done
+	echo "guest: the agent was loaded again $rounds times"
+fi
 # Programs from memory only, from a file without a path, from both layers of an overlay, and one that is deleted while it runs.
 if wanted files; then
 	memfd /usr/bin/shares $milliseconds &

@@ -31,13 +31,13 @@ pub struct ClockCell {
 pub const ALIGNMENT: u64 = 16;
 
 /// Offset of [`ClockCell::sent`].
-pub const SENT: u64 = offset_of!(ClockCell, sent) as u64;
+pub const SENT: usize = offset_of!(ClockCell, sent);
 
 /// Offset of [`ClockCell::taken`].
-pub const TAKEN: u64 = offset_of!(ClockCell, taken) as u64;
+pub const TAKEN: usize = offset_of!(ClockCell, taken);
 
 /// Offset of [`ClockCell::busy`].
-pub const BUSY: u64 = offset_of!(ClockCell, busy) as u64;
+pub const BUSY: usize = offset_of!(ClockCell, busy);
 
 /// Highest APIC id that a message-signalled interrupt can name alone: 255 is every vCPU (Intel SDM vol. 3, 11.11.1).
 pub const MAX_APIC_ID: u32 = 254;

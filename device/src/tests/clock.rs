@@ -59,8 +59,10 @@ fn serve(driver: &Driver) -> (Receiver<u32>, JoinHandle<()>) {
 /// The handler: takes what has been sent.
 fn take(driver: &Driver, cell: u64) {
     let memory = driver.guest.memory();
-    let sent: u32 = memory.read_obj(GuestAddress(cell + SENT)).unwrap();
-    memory.write_obj(sent, GuestAddress(cell + TAKEN)).unwrap();
+    let sent: u32 = memory.read_obj(GuestAddress(cell + SENT as u64)).unwrap();
+    memory
+        .write_obj(sent, GuestAddress(cell + TAKEN as u64))
+        .unwrap();
 }
 
 #[test]
@@ -148,7 +150,7 @@ fn vcpus_ids_and_cells_out_of_range_are_refused() {
         (2, 0, cell),
         (u32::MAX, 0, cell),
         (0, 255, cell),
-        (0, 0, cell + BUSY),
+        (0, 0, cell + BUSY as u64),
         (0, 0, 1 << 45),
         (2, 0, 0),
     ] {

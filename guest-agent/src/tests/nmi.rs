@@ -41,7 +41,7 @@ fn cell(guest: &Guest, vcpu: u32) -> u64 {
 
 /// The host counts an NMI in.
 fn send(guest: &Guest, vcpu: u32) {
-    let at = cell(guest, vcpu) + SENT;
+    let at = cell(guest, vcpu) + SENT as u64;
     let device = guest.device.borrow();
     let sent: u32 = device.read(at);
     device.write(at, sent.wrapping_add(1));

@@ -73,7 +73,7 @@ pub fn disk(cache: &Path, program: &Path) -> Result<PathBuf, LinuxError> {
 pub fn pack(
     cache: &Path,
     kernel: &Kernel,
-    module: &Path,
+    own: &[PathBuf],
     programs: &Programs,
 ) -> Result<PathBuf, LinuxError> {
     let modules = modules::gather(&kernel.modules, &WANTED)?;
@@ -81,7 +81,7 @@ pub fn pack(
     let path = cache.join("initramfs.cpio");
     let unfinished = path.with_extension("unfinished");
     File::create(&unfinished)
-        .and_then(|file| write(BufWriter::new(file), &init, &modules, module, programs))
+        .and_then(|file| write(BufWriter::new(file), &init, &modules, own, programs))
         .and_then(|()| fs::rename(&unfinished, &path))
         .map_err(LinuxError::file(&path))?;
     Ok(path)
@@ -91,7 +91,7 @@ fn write(
     to: impl io::Write,
     init: &Path,
     modules: &[Module],
-    module: &Path,
+    own: &[PathBuf],
     programs: &Programs,
 ) -> io::Result<()> {
     let mut archive = Archive::new(to, MODIFIED);
@@ -120,11 +120,10 @@ fn write(
         order.push('\n');
     }
     archive.file(Path::new("modules/order"), 0o644, order.as_bytes())?;
-    archive.file(
-        Path::new("modules/virtio_oprofile.ko"),
-        0o644,
-        &fs::read(module)?,
-    )?;
+    for module in own {
+        let name = module.file_name().unwrap_or_default();
+        archive.file(&Path::new("modules").join(name), 0o644, &fs::read(module)?)?;
+    }
     for program in &programs.compiled {
         let place = match program.extension() {
             Some(_) => "usr/lib",

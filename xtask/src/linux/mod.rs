@@ -96,13 +96,13 @@ pub fn prepare(flavour: Flavour) -> Result<Guest, LinuxError> {
     let cache = shared.join(flavour.name());
     fs::create_dir_all(&cache).map_err(LinuxError::file(&cache))?;
     let (kernel, headers) = kernel_and_headers(flavour, &cache)?;
-    let module = module::build(&cache, &kernel.version, &headers)?;
+    let own = module::build(&cache, &kernel.version, &headers)?;
     let programs = programs::gather(&shared)?;
     let step = Step::begin(format_args!(
         "packing initramfs and disk of the guest with {}",
         kernel.version
     ));
-    let initrd = image::pack(&cache, &kernel, &module, &programs)?;
+    let initrd = image::pack(&cache, &kernel, &own, &programs)?;
     let disk = image::disk(&shared, &programs.on_disk)?;
     step.done();
     Ok(Guest {

@@ -1,4 +1,4 @@
-//! Builds the guest agent's kernel module against packaged headers, which are unpacked, not installed.
+//! Builds the guest agent's kernel module, and one that tests load, against packaged headers, which are unpacked, not installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,41 +11,65 @@ use crate::repo;
 use crate::step::Step;
 use crate::tail;
 
-/// The module's sources in the repository.
-const SOURCES: &str = "guest-agent/linux";
-/// The module's file.
-const MODULE: &str = "virtio_oprofile.ko";
-/// A profiling device inside the guest, for measuring the module.
-const LOOPBACK_SOURCES: &str = "images/linux/bench";
-const LOOPBACK: &str = "oprofile_loopback.ko";
-/// What both include.
+/// A module of ours.
+struct Own {
+    /// Its sources in the repository.
+    sources: &'static str,
+    /// Where it is built, in the cache.
+    place: &'static str,
+    /// Its file.
+    file: &'static str,
+}
+
+const AGENT: Own = Own {
+    sources: "guest-agent/linux",
+    place: "module",
+    file: "virtio_oprofile.ko",
+};
+const LOAD: Own = Own {
+    sources: "images/linux/kmasked",
+    place: "kmasked",
+    file: "kmasked.ko",
+};
+/// A profiling device inside the guest, for measuring the agent.
+const LOOPBACK: Own = Own {
+    sources: "images/linux/bench",
+    place: "loopback",
+    file: "oprofile_loopback.ko",
+};
+/// What it includes of the agent's.
 const HEADER: &str = "oprofile_wire.h";
+
 /// Lines of a failed build that are shown.
 const SHOWN_LINES: usize = 30;
 /// The compiler that Debian's kernels of this series are built with.
 const COMPILER: &str = "gcc-12";
 
-/// The module for kernel `version`, built now if its sources changed.
-pub fn build(cache: &Path, version: &str, headers: &Path) -> Result<PathBuf, LinuxError> {
+/// The modules for kernel `version`, built now if their sources changed: the agent, and a load for tests.
+pub fn build(cache: &Path, version: &str, headers: &Path) -> Result<[PathBuf; 2], LinuxError> {
     apt::program("make", "make", "it builds kernel modules")?;
     apt::program(COMPILER, COMPILER, "it compiles kernel modules")?;
-    let place = cache.join("module");
-    copy_changed(&repo::root().join(SOURCES), &place)?;
-    let step = Step::begin(format_args!("building the guest's module for {version}"));
-    make(headers, &place, version)?;
+    let step = Step::begin(format_args!("building the guest's modules for {version}"));
+    let build = |own: Own| -> Result<PathBuf, LinuxError> {
+        let place = cache.join(own.place);
+        copy_changed(&repo::root().join(own.sources), &place)?;
+        make(headers, &place, version)?;
+        Ok(place.join(own.file))
+    };
+    let built = [build(AGENT)?, build(LOAD)?];
     step.done();
-    Ok(place.join(MODULE))
+    Ok(built)
 }
 
 /// The module that stands in for the host's device; [`build`] has found the tools.
 pub fn build_loopback(cache: &Path, version: &str, headers: &Path) -> Result<PathBuf, LinuxError> {
-    let place = cache.join("loopback");
-    copy_changed(&repo::root().join(LOOPBACK_SOURCES), &place)?;
-    let header = repo::root().join(SOURCES).join(HEADER);
+    let place = cache.join(LOOPBACK.place);
+    copy_changed(&repo::root().join(LOOPBACK.sources), &place)?;
+    let header = repo::root().join(AGENT.sources).join(HEADER);
     let copy = place.join(HEADER);
     fs::copy(&header, &copy).map_err(LinuxError::file(&copy))?;
     make(headers, &place, version)?;
-    Ok(place.join(LOOPBACK))
+    Ok(place.join(LOOPBACK.file))
 }
 
 /// The headers of a kernel and what builds with them, in one tree below which they believe to be `/usr/src`.

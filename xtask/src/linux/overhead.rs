@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{LinuxError, kernel_and_headers, module};
+use super::{Flavour, LinuxError, home, kernel_and_headers, module};
 use crate::apt;
 use crate::archive::Archive;
 use crate::lab::fetch;
@@ -26,6 +26,9 @@ use crate::tail;
 /// The measuring guest's first process, and the work it does.
 const INIT: &str = "images/linux/bench/init.sh";
 const WORK: &str = "images/linux/bench/fixed.c";
+
+/// The kernel that is measured.
+const FLAVOUR: Flavour = Flavour::Cloud61;
 
 /// Modules of the kernel that ours need.
 const WANTED: [&str; 2] = ["virtio", "virtio_ring"];
@@ -128,10 +131,10 @@ pub struct Costs {
 
 /// Builds the guest, runs it, tells what its agent cost.
 pub fn measure(quick: bool) -> Result<Costs, LinuxError> {
-    let cache = repo::target_dir().join("linux");
+    let cache = home().join(FLAVOUR.name());
     fs::create_dir_all(&cache).map_err(LinuxError::file(&cache))?;
-    let (kernel, headers) = kernel_and_headers(&cache)?;
-    let agent = module::build(&cache, &kernel.version, &headers)?;
+    let (kernel, headers) = kernel_and_headers(FLAVOUR, &cache)?;
+    let [agent, _] = module::build(&cache, &kernel.version, &headers)?;
     let loopback = module::build_loopback(&cache, &kernel.version, &headers)?;
     let work = compile(&cache)?;
     let lab = repo::lab_dir();

@@ -1,0 +1,290 @@
+//! What each sampling clock sees of code that runs with interrupts off, and that the host's NMIs go where they are wanted and
+//! nowhere else.
+
+use std::process::Command;
+
+use oprofile_images::truth::{self, Group, Image, Share};
+use oprofile_tests::account::{Account, UNRESOLVED};
+use oprofile_tests::measure::{Measured, Profile};
+use oprofile_tests::truth::measure_until_true;
+use oprofile_tests::vm::{Ended, Vm, bin_dir};
+use oprofile_tests::watched;
+use tempfile::TempDir;
+
+const HOST_NMI: &str = "clock=host-nmi";
+const GUEST_TIMER: &str = "clock=guest-timer";
+
+/// Most that a clock sees of what it cannot see, in percent: an NMI of the emulator's aside, nothing.
+const BLIND: f64 = 1.0;
+
+fn tiny(scenario: &str, milliseconds: u32, cpus: u32, clock: &str) -> Ended {
+    Vm::new(&format!("{scenario}:{milliseconds}"))
+        .cpus(cpus)
+        .device("hz=1000")
+        .device(clock)
+        .run()
+        .expect_code(0)
+}
+
+#[track_caller]
+fn assert_all_resolved(ended: &Ended) {
+    let account = ended.account();
+    assert_eq!(account.sum(&UNRESOLVED), 0, "{account:#?}");
+}
+
+/// NMIs are samples, save those that find their vCPU idle or the clock being stopped: a few in a hundred.
+#[track_caller]
+fn assert_nmis_are_samples(account: &Account) {
+    let (sent, received) = (account.of("nmis_sent"), account.of("received"));
+    assert!(received <= sent, "{account:#?}");
+    assert!(sent - received <= 20 + sent / 20, "{account:#?}");
+    assert_eq!(account.of("nmis_refused"), 0, "{account:#?}");
+}
+
+/// Of the first function of a group, in percent of the group.
+fn first_share(measured: &Measured) -> f64 {
+    let first = measured.lines().next();
+    first.map_or(0.0, |line| line.percent)
+}
+
+/// A timer's samples of the masked part are there, but lie behind it.
+#[track_caller]
+fn assert_blind(profile: &Profile, group: &'static Group, behind: &str) {
+    let measured = profile.measure(group);
+    assert!(measured.samples > 1_000, "{measured:#?}");
+    assert!(first_share(&measured) <= BLIND, "{measured:#?}");
+    let landed = profile.samples(|row| row.symbol.contains(behind));
+    // 30 percent of all, so 43 percent of what was measured.
+    assert!(
+        landed * 100 >= measured.samples * 35,
+        "{landed} of {measured:#?}"
+    );
+}
+
+#[test]
+fn a_timer_of_the_tiny_kernel_does_not_see_masked_code() {
+    let ended = tiny("masked", 4_000, 1, GUEST_TIMER);
+    assert_all_resolved(&ended);
+    assert_eq!(ended.account().of("nmis_sent"), 0);
+    let profile = Profile::read(&ended.session).expect("the session is readable");
+    assert_blind(&profile, &truth::MASKED, "work_masked");
+}
+
+#[test]
+fn nmis_see_masked_code_of_the_tiny_kernel_with_its_true_share() {
+    for cpus in [1, 2] {
+        let (ended, _) = measure_until_true(&[&truth::MASKED], |milliseconds| {
+            tiny("masked", milliseconds, cpus, HOST_NMI)
+        });
+        assert_all_resolved(&ended);
+        assert_nmis_are_samples(&ended.account());
+    }
+}
+
+#[test]
+fn programs_have_true_shares_by_nmis_too() {
+    let (ended, _) = measure_until_true(&[&truth::SHARES], |milliseconds| {
+        tiny("shares", milliseconds, 1, HOST_NMI)
+    });
+    assert_all_resolved(&ended);
+    assert_nmis_are_samples(&ended.account());
+}
+
+#[test]
+fn short_processes_lose_no_sample_of_an_nmi() {
+    let ended = Vm::new("storm:5000")
+        .cpus(2)
+        .device("hz=1000")
+        .device("callgraph=8")
+        .device(HOST_NMI)
+        .run()
+        .expect_code(0);
+    assert_all_resolved(&ended);
+    let account = ended.account();
+    assert!(account.of("received") > 500, "{account:#?}");
+    assert!(account.of("frames") > 0, "{account:#?}");
+    assert_nmis_are_samples(&account);
+}
+
+/// Few, where a busy vCPU gets 1,000 a second.
+#[track_caller]
+fn assert_idle_gets_none(account: &Account) {
+    let (sent, idle) = (account.of("nmis_sent"), account.of("ticks_idle"));
+    assert!(idle > 1_000 && sent * 4 < idle, "{account:#?}");
+}
+
+#[test]
+fn idle_vcpus_of_the_tiny_kernel_get_no_nmis() {
+    let ended = tiny("idle", 3_000, 2, HOST_NMI);
+    assert_idle_gets_none(&ended.account());
+}
+
+#[test]
+fn a_guest_that_never_asked_gets_no_nmi() {
+    let ended = Vm::new("shares:1500")
+        .cpus(2)
+        .cmdline("hostile=no-hello")
+        .device(HOST_NMI)
+        .run()
+        .expect_code(0);
+    let account = ended.account();
+    for name in ["nmis_sent", "ticks_idle", "ticks_pending", "ticks_missed"] {
+        assert_eq!(account.of(name), 0, "{account:#?}");
+    }
+}
+
+/// Stops and starts profiling, `rounds` times, and leaves it on.
+fn stop_and_start(socket: &str, rounds: u32) {
+    for argument in ["--stop", "--start"].repeat(rounds as usize) {
+        let output = Command::new(bin_dir().join("opcontrol"))
+            .arg(format!("--socket={socket}"))
+            .arg(argument)
+            .output()
+            .expect("opcontrol runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{argument}: {told}");
+    }
+}
+
+#[test]
+fn stopping_and_starting_while_nmis_flow_is_harmless() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let socket = directory.path().join("vm.sock").display().to_string();
+    let mut running = Vm::new("shares:12000")
+        .cpus(2)
+        .device(&format!("socket={socket}"))
+        .device("hz=2000")
+        .device(HOST_NMI)
+        .start();
+    running.wait_for_line("init: shares");
+    stop_and_start(&socket, 8);
+    let ended = running.wait().expect_code(0);
+    assert_all_resolved(&ended);
+    let account = ended.account();
+    assert!(account.of("received") > 200, "{account:#?}");
+    assert!(
+        account.of("received") <= account.of("nmis_sent"),
+        "{account:#?}"
+    );
+}
+
+const fn of_module(symbol: &'static str, percent: u32) -> Share {
+    Share {
+        application: None,
+        image: Image::Module("kmasked"),
+        symbol,
+        percent,
+    }
+}
+
+/// What `images/linux/kmasked` does.
+const KMASKED: Group = Group {
+    name: "kmasked",
+    shares: &[of_module("kmasked_off", 30), of_module("kmasked_on", 70)],
+};
+
+fn debian(part: &str, seconds: u32, clock: &str) -> Vm {
+    Vm::debian(part, seconds)
+        .cpus(2)
+        .device("hz=1000")
+        .device(clock)
+}
+
+/// The guest ended well, and saw no NMI that nobody took.
+#[track_caller]
+fn assert_sound(ended: &Ended) {
+    let output = ended.output();
+    for bad in [" failed", "unknown reason", "BUG", "WARNING"] {
+        assert!(!output.contains(bad), "{output}");
+    }
+}
+
+#[test]
+fn a_timer_of_linux_does_not_see_masked_code() {
+    let ended = debian("masked", 6, GUEST_TIMER).run().expect_code(0);
+    assert_sound(&ended);
+    assert_eq!(ended.account().of("nmis_sent"), 0);
+    let profile = Profile::read(&ended.session).expect("the session is readable");
+    assert_blind(&profile, &KMASKED, "kmasked_work");
+}
+
+#[test]
+fn nmis_see_masked_code_of_linux_with_its_true_share() {
+    let ended = debian("masked", 8, HOST_NMI).run().expect_code(0);
+    assert_sound(&ended);
+    assert_nmis_are_samples(&ended.account());
+    let profile = Profile::read(&ended.session).expect("the session is readable");
+    let measured = profile.measure(&KMASKED);
+    assert!(measured.samples > 2_000, "{measured:#?}");
+    assert!(measured.worst_error() <= 3.0, "{measured:#?}");
+}
+
+#[test]
+fn linux_programs_are_resolved_by_nmis_too_with_call_chains() {
+    let ended = debian("", 6, HOST_NMI)
+        .device("callgraph=8")
+        .run()
+        .expect_code(0);
+    assert_sound(&ended);
+    let account = ended.account();
+    assert_nmis_are_samples(&account);
+    let (received, unresolved) = (account.of("received"), account.sum(&UNRESOLVED));
+    assert!(
+        received > 1_000 && unresolved * 1_000 <= received,
+        "{account:#?}"
+    );
+    assert!(account.of("frames") > received, "{account:#?}");
+}
+
+#[test]
+fn each_sample_of_an_nmi_lies_where_linux_saw_it() {
+    for part in ["", "storm"] {
+        let verdict = watched::compare(Vm::debian(part, 6).device(HOST_NMI), 2, "");
+        assert_eq!(verdict.wrong, 0, "{verdict:#?}");
+        assert!(
+            verdict.unresolved * 1_000 <= verdict.compared,
+            "{verdict:#?}"
+        );
+    }
+}
+
+#[test]
+fn idle_vcpus_of_linux_get_no_nmis() {
+    let ended = debian("none", 8, HOST_NMI).run().expect_code(0);
+    assert_sound(&ended);
+    assert_idle_gets_none(&ended.account());
+}
+
+#[test]
+fn a_module_without_a_handler_gets_no_nmis_and_samples_by_its_timer() {
+    let ended = debian("shares", 4, HOST_NMI)
+        .cmdline("agent=host_nmi=0")
+        .run()
+        .expect_code(0);
+    assert_sound(&ended);
+    let account = ended.account();
+    assert!(account.of("received") > 500, "{account:#?}");
+    assert_eq!(account.of("nmis_sent"), 0, "{account:#?}");
+    assert!(ended.stderr.contains("took no NMIs"), "{}", ended.stderr);
+}
+
+#[test]
+fn unloading_and_loading_the_module_while_nmis_flow_is_harmless() {
+    let ended = debian("reload", 10, HOST_NMI).run().expect_code(0);
+    assert_sound(&ended);
+    let rounds = ended
+        .stdout
+        .lines()
+        .find_map(|line| {
+            let rest = line.split_once("loaded again ")?.1;
+            rest.strip_suffix(" times")?.parse::<u32>().ok()
+        })
+        .expect("the guest tells how often");
+    assert!(rounds >= 2, "{rounds}");
+    let account = ended.account();
+    assert!(account.of("nmis_sent") > 200, "{account:#?}");
+    assert!(
+        account.of("received") <= account.of("nmis_sent"),
+        "{account:#?}"
+    );
+}
