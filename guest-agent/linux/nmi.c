@@ -57,7 +57,8 @@ static void drain(struct irq_work *work)
 	cpu_buffer_drain(device);
 }
 
-static DEFINE_PER_CPU(struct irq_work, drain_work) = IRQ_WORK_INIT_HARD(drain);
+/* Initialised when it is used first: pointers in a module's per-CPU data are not relocated (6.1). */
+static DEFINE_PER_CPU(struct irq_work, drain_work);
 
 /* In the NMI. */
 
@@ -223,7 +224,7 @@ bool nmi_clock_wanted(const struct oprofile_device *dev)
 int nmi_clock_init(struct oprofile_device *dev)
 {
 	int error = -ENOMEM;
-	u32 cpu;
+	int cpu;
 
 	if (!(dev->capabilities & OPROFILE_CAPABILITY_HOST_NMI))
 		return 0;
@@ -239,6 +240,8 @@ int nmi_clock_init(struct oprofile_device *dev)
 			goto free;
 		clocks[cpu]->cell = cells + cpu * CELL_STRIDE;
 	}
+	for_each_possible_cpu(cpu)
+		per_cpu(drain_work, cpu) = IRQ_WORK_INIT_HARD(drain);
 	error = register_nmi_handler(NMI_LOCAL, handle, 0, DRIVER_NAME);
 	if (!error)
 		return 0;

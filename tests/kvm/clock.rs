@@ -51,7 +51,7 @@ fn first_share(measured: &Measured) -> f64 {
 #[track_caller]
 fn assert_blind(profile: &Profile, group: &'static Group, behind: &str) {
     let measured = profile.measure(group);
-    assert!(measured.samples > 1_000, "{measured:#?}");
+    assert!(measured.samples > 500, "{measured:#?}");
     assert!(first_share(&measured) <= BLIND, "{measured:#?}");
     let landed = profile.samples(|row| row.symbol.contains(behind));
     // 30 percent of all, so 43 percent of what was measured.
@@ -184,10 +184,7 @@ const KMASKED: Group = Group {
 };
 
 fn debian(part: &str, seconds: u32, clock: &str) -> Vm {
-    Vm::debian(part, seconds)
-        .cpus(2)
-        .device("hz=1000")
-        .device(clock)
+    Vm::debian(part, seconds).device("hz=1000").device(clock)
 }
 
 /// The guest ended well, and saw no NMI that nobody took.
@@ -201,7 +198,10 @@ fn assert_sound(ended: &Ended) {
 
 #[test]
 fn a_timer_of_linux_does_not_see_masked_code() {
-    let ended = debian("masked", 6, GUEST_TIMER).run().expect_code(0);
+    let ended = debian("masked", 10, GUEST_TIMER)
+        .cpus(1)
+        .run()
+        .expect_code(0);
     assert_sound(&ended);
     assert_eq!(ended.account().of("nmis_sent"), 0);
     let profile = Profile::read(&ended.session).expect("the session is readable");
@@ -210,18 +210,20 @@ fn a_timer_of_linux_does_not_see_masked_code() {
 
 #[test]
 fn nmis_see_masked_code_of_linux_with_its_true_share() {
-    let ended = debian("masked", 8, HOST_NMI).run().expect_code(0);
+    let ended = debian("masked", 10, HOST_NMI).cpus(1).run().expect_code(0);
     assert_sound(&ended);
     assert_nmis_are_samples(&ended.account());
     let profile = Profile::read(&ended.session).expect("the session is readable");
     let measured = profile.measure(&KMASKED);
-    assert!(measured.samples > 2_000, "{measured:#?}");
-    assert!(measured.worst_error() <= 3.0, "{measured:#?}");
+    // As many as move a share by 2 points, one standard deviation; a timer's would be off by 30.
+    assert!(measured.samples > 500, "{measured:#?}");
+    assert!(measured.worst_error() <= 6.0, "{measured:#?}");
 }
 
 #[test]
 fn linux_programs_are_resolved_by_nmis_too_with_call_chains() {
     let ended = debian("", 6, HOST_NMI)
+        .cpus(2)
         .device("callgraph=8")
         .run()
         .expect_code(0);
@@ -250,7 +252,7 @@ fn each_sample_of_an_nmi_lies_where_linux_saw_it() {
 
 #[test]
 fn idle_vcpus_of_linux_get_no_nmis() {
-    let ended = debian("none", 8, HOST_NMI).run().expect_code(0);
+    let ended = debian("none", 8, HOST_NMI).cpus(2).run().expect_code(0);
     assert_sound(&ended);
     assert_idle_gets_none(&ended.account());
 }
@@ -258,6 +260,7 @@ fn idle_vcpus_of_linux_get_no_nmis() {
 #[test]
 fn a_module_without_a_handler_gets_no_nmis_and_samples_by_its_timer() {
     let ended = debian("shares", 4, HOST_NMI)
+        .cpus(2)
         .cmdline("agent=host_nmi=0")
         .run()
         .expect_code(0);
@@ -270,7 +273,7 @@ fn a_module_without_a_handler_gets_no_nmis_and_samples_by_its_timer() {
 
 #[test]
 fn unloading_and_loading_the_module_while_nmis_flow_is_harmless() {
-    let ended = debian("reload", 10, HOST_NMI).run().expect_code(0);
+    let ended = debian("reload", 10, HOST_NMI).cpus(2).run().expect_code(0);
     assert_sound(&ended);
     let rounds = ended
         .stdout

@@ -12,7 +12,7 @@
 #include <linux/sched.h>
 
 #define SPIN(name)                                                                       \
-	static noinline __aligned(64) u64 name(u64 count)                                \
+	static __attribute__((__noipa__)) __aligned(64) u64 name(u64 count)                                \
 	{                                                                                \
 		u64 a = 1, x = 0;                                                        \
 											 \
