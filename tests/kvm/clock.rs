@@ -1,12 +1,12 @@
 //! What each sampling clock sees of code that runs with interrupts off, and that the host's NMIs go where they are wanted and
 //! nowhere else.
 
+use std::env;
 use std::process::Command;
 
 use oprofile_images::truth::{self, Group, Image, Share};
 use oprofile_tests::account::{Account, UNRESOLVED};
 use oprofile_tests::measure::{Measured, Profile};
-use oprofile_tests::truth::measure_until_true;
 use oprofile_tests::vm::{Ended, Vm, bin_dir};
 use oprofile_tests::watched;
 use tempfile::TempDir;
@@ -70,24 +70,41 @@ fn a_timer_of_the_tiny_kernel_does_not_see_masked_code() {
     assert_blind(&profile, &truth::MASKED, "work_masked");
 }
 
+/// Largest distance from a true share, in percentage points. Where the lab shares its processor with other work, the clock's thread
+/// gets to run when the guest leaves anyway, more often than at its time, and that is more often where interrupts are on; a clock that
+/// does not see masked code would be off by 30.
+fn tolerance() -> f64 {
+    match env::var("OPROFILE_KVM").as_deref() {
+        Ok("hardware") => 2.5,
+        _ => 7.0,
+    }
+}
+
+#[track_caller]
+fn assert_true(ended: &Ended, group: &'static Group) {
+    assert_nmis_are_samples(&ended.account());
+    let profile = Profile::read(&ended.session).expect("the session is readable");
+    let measured = profile.measure(group);
+    println!("{measured:?}");
+    // As many as move a share by 2 points, one standard deviation.
+    assert!(measured.samples > 500, "{measured:#?}");
+    assert!(measured.worst_error() <= tolerance(), "{measured:#?}");
+}
+
 #[test]
 fn nmis_see_masked_code_of_the_tiny_kernel_with_its_true_share() {
     for cpus in [1, 2] {
-        let (ended, _) = measure_until_true(&[&truth::MASKED], |milliseconds| {
-            tiny("masked", milliseconds, cpus, HOST_NMI)
-        });
+        let ended = tiny("masked", 8_000, cpus, HOST_NMI);
         assert_all_resolved(&ended);
-        assert_nmis_are_samples(&ended.account());
+        assert_true(&ended, &truth::MASKED);
     }
 }
 
 #[test]
 fn programs_have_true_shares_by_nmis_too() {
-    let (ended, _) = measure_until_true(&[&truth::SHARES], |milliseconds| {
-        tiny("shares", milliseconds, 1, HOST_NMI)
-    });
+    let ended = tiny("shares", 8_000, 1, HOST_NMI);
     assert_all_resolved(&ended);
-    assert_nmis_are_samples(&ended.account());
+    assert_true(&ended, &truth::SHARES);
 }
 
 #[test]
@@ -212,12 +229,7 @@ fn a_timer_of_linux_does_not_see_masked_code() {
 fn nmis_see_masked_code_of_linux_with_its_true_share() {
     let ended = debian("masked", 10, HOST_NMI).cpus(1).run().expect_code(0);
     assert_sound(&ended);
-    assert_nmis_are_samples(&ended.account());
-    let profile = Profile::read(&ended.session).expect("the session is readable");
-    let measured = profile.measure(&KMASKED);
-    // As many as move a share by 2 points, one standard deviation; a timer's would be off by 30.
-    assert!(measured.samples > 500, "{measured:#?}");
-    assert!(measured.worst_error() <= 6.0, "{measured:#?}");
+    assert_true(&ended, &KMASKED);
 }
 
 #[test]
@@ -252,7 +264,7 @@ fn each_sample_of_an_nmi_lies_where_linux_saw_it() {
 
 #[test]
 fn idle_vcpus_of_linux_get_no_nmis() {
-    let ended = debian("none", 8, HOST_NMI).cpus(2).run().expect_code(0);
+    let ended = debian("idle", 20, HOST_NMI).cpus(2).run().expect_code(0);
     assert_sound(&ended);
     assert_idle_gets_none(&ended.account());
 }
@@ -273,17 +285,10 @@ fn a_module_without_a_handler_gets_no_nmis_and_samples_by_its_timer() {
 
 #[test]
 fn unloading_and_loading_the_module_while_nmis_flow_is_harmless() {
-    let ended = debian("reload", 10, HOST_NMI).cpus(2).run().expect_code(0);
+    let ended = debian("reload", 15, HOST_NMI).cpus(2).run().expect_code(0);
     assert_sound(&ended);
-    let rounds = ended
-        .stdout
-        .lines()
-        .find_map(|line| {
-            let rest = line.split_once("loaded again ")?.1;
-            rest.strip_suffix(" times")?.parse::<u32>().ok()
-        })
-        .expect("the guest tells how often");
-    assert!(rounds >= 2, "{rounds}");
+    let output = ended.output();
+    assert!(output.contains("loaded again, round 3"), "{output}");
     let account = ended.account();
     assert!(account.of("nmis_sent") > 200, "{account:#?}");
     assert!(
