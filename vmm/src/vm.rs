@@ -29,7 +29,8 @@ use crate::kvm::{self, KvmError};
 use crate::memory::{HOLE_START, Layout, MemoryError};
 use crate::oprofile::socket::{Control, ControlSocket, Listener, SocketError};
 use crate::oprofile::{
-    CollectorThread, InitrdFiles, NmiClock, ProfilingDevice, SessionEnd, Summary, Worker,
+    self, CollectorThread, InitrdFiles, NmiClock, ProfilingDevice, SessionEnd, Sources, Summary,
+    Worker,
 };
 use crate::virtio::VirtioDevice;
 use crate::virtio::mmio::{MmioInterrupt, MmioTransport, QUEUE_NOTIFY, WINDOW_BYTES};
@@ -230,8 +231,12 @@ pub fn run(
                 .map_err(|error| VmError::Option(OptionError::Settings(error)))?;
             let device = Arc::new(device);
             let kicks = attach(&vm, &mut buses, &memory, &device, id)?;
-            let initrd = initrd_files(files.initrd());
-            let mut profiling = start_profiling(device, id, option, listener, kicks, initrd)?;
+            let sources = Sources {
+                initrd: initrd_files(files.initrd(), option.archive),
+                disks: config.disks.iter().map(|disk| disk.path.clone()).collect(),
+                archive: option.archive,
+            };
+            let mut profiling = start_profiling(device, id, option, listener, kicks, sources)?;
             if option.clock == Clock::HostNmi {
                 let clock = NmiClock::start(&profiling.device, Arc::clone(&vm));
                 profiling.clock = Some(clock.map_err(cannot("start the host's clock"))?);
@@ -261,9 +266,9 @@ pub fn run(
         let _ = escape.send(Event::Escape);
     })
     .map_err(cannot("start the console's input"))?;
-    let outcome = run_vcpus(&kvm, &vm, cpus, entry, buses, profiling, sender, events);
-    // No vCPU asks them for anything any more.
-    drop(disks);
+    let outcome = run_vcpus(
+        &kvm, &vm, cpus, entry, buses, profiling, disks, sender, events,
+    );
     drop(input);
     outcome
 }
@@ -279,6 +284,7 @@ fn run_vcpus(
     entry: Entry,
     buses: Buses,
     profiling: Option<Profiling>,
+    disks: Vec<BlockWorker>,
     sender: Sender<Event>,
     events: &Receiver<Event>,
 ) -> Result<Outcome, VmError> {
@@ -317,6 +323,8 @@ fn run_vcpus(
     }
     let exits = threads.stop().exits;
     let wall = started.elapsed();
+    // No vCPU asks them for anything any more, and the session may take files from what they wrote.
+    drop(disks);
     let summary = profiling.map(|profiling| profiling.finish(wall, exits));
     Ok(Outcome {
         end,
@@ -417,14 +425,30 @@ fn connect(
     Ok(kicks)
 }
 
-/// Without files a report still has the guest's kernel symbols, so an initrd of another kind is no error.
-fn initrd_files(initrd: Option<&[u8]>) -> InitrdFiles {
+/// Without files a report still has the guest's kernel symbols, so an initrd of another kind is no error. A compressed one takes
+/// its time to unpack, so that is done only when it is asked for.
+fn initrd_files(initrd: Option<&[u8]>, archive: bool) -> InitrdFiles {
     let Some(initrd) = initrd else {
         return InitrdFiles::default();
     };
-    InitrdFiles::parse(initrd).unwrap_or_else(|error| {
+    let parsed = InitrdFiles::parse(initrd);
+    if parsed.is_err() && archive {
+        let unpacked = oprofile::unpack(initrd, oprofile::archive_bytes);
+        return match unpacked {
+            Ok(archives) => InitrdFiles::parse(&archives).unwrap_or_default(),
+            Err(error) => {
+                tracing::warn!(
+                    "The session gets no files of the initrd: {}",
+                    crate::report::Chain(&error)
+                );
+                InitrdFiles::default()
+            }
+        };
+    }
+    parsed.unwrap_or_else(|error| {
         tracing::warn!(
-            "The initrd is no uncompressed newc cpio archive, so the session gets no copies of the guest's programs: {error}"
+            "The initrd is no uncompressed newc cpio archive, so the session gets no copies of the guest's programs; archive=on \
+             unpacks it: {error}"
         );
         InitrdFiles::default()
     })
@@ -436,7 +460,7 @@ fn start_profiling(
     option: &OprofileDevConfig,
     listener: Option<Listener>,
     kicks: Vec<EventFd>,
-    files: InitrdFiles,
+    files: Sources,
 ) -> Result<Profiling, VmError> {
     let mut control = Control::new(Arc::clone(&device), device_id);
     let mut session = None;

@@ -60,6 +60,7 @@ pub struct Arguments {
     ///   buffer-watershed=WORDS    free words of it at which it is read
     ///   cpu-buffer-size=ENTRIES   sample buffers of a vCPU together
     ///   device-id=ID              virtio device id
+    ///   archive=on                sampled files from the disks and a compressed initrd go into the session
     #[arg(long, value_name = "KEYS", verbatim_doc_comment)]
     oprofile_dev: Option<OprofileDevConfig>,
 }

@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::cli::size::{self, SizeError};
 
 /// Keys that are known, in the order in which their values are taken.
-pub const KEYS: [&str; 9] = [
+pub const KEYS: [&str; 10] = [
     "session",
     "socket",
     "hz",
@@ -19,6 +19,7 @@ pub const KEYS: [&str; 9] = [
     "buffer-watershed",
     "cpu-buffer-size",
     "device-id",
+    "archive",
 ];
 
 /// What `clock=` may be.
@@ -67,6 +68,17 @@ pub enum OptionError {
         #[source]
         source: SizeError,
     },
+    /// A value that is neither `on` nor `off`.
+    #[error("{key}={value} is not usable: \"on\" and \"off\" are possible")]
+    Switch {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The archive has no place to go.
+    #[error("archive=on puts the guest's files into the session: say where that is, session=DIR")]
+    ArchiveWithoutSession,
     /// A value out of its range.
     #[error("{key}={value} is out of range: {low} to {high} are possible")]
     Range {
@@ -105,6 +117,8 @@ pub struct OprofileDevConfig {
     pub cpu_buffer_size: u64,
     /// Virtio device id.
     pub device_id: u64,
+    /// Sampled files are taken from the disks and from a compressed initrd, too.
+    pub archive: bool,
 }
 
 impl FromStr for OprofileDevConfig {
@@ -135,9 +149,14 @@ impl FromStr for OprofileDevConfig {
             watershed,
             cpu_size,
             id,
+            archive,
         ] = values;
         if session.is_none() && socket.is_none() {
             return Err(OptionError::NoSession);
+        }
+        let archive = switch("archive", archive)?;
+        if archive && session.is_none() {
+            return Err(OptionError::ArchiveWithoutSession);
         }
         let defaults = Settings::default();
         let buffer_size = number("buffer-size", size, defaults.buffer_size as u64)?;
@@ -157,6 +176,7 @@ impl FromStr for OprofileDevConfig {
                 u64::from(defaults.cpu_buffer_size),
             )?,
             device_id: number("device-id", id, u64::from(oprofile_wire::DEFAULT_DEVICE_ID))?,
+            archive,
         })
     }
 }
@@ -199,6 +219,18 @@ fn clock(name: &str) -> Result<Clock, OptionError> {
         .find(|(known, _)| *known == name)
         .map(|(_, clock)| *clock)
         .ok_or_else(|| OptionError::Clock(name.to_owned()))
+}
+
+/// `off` by default.
+fn switch(key: &'static str, value: Option<&str>) -> Result<bool, OptionError> {
+    match value {
+        None | Some("off") => Ok(false),
+        Some("on") => Ok(true),
+        Some(other) => Err(OptionError::Switch {
+            key,
+            value: other.to_owned(),
+        }),
+    }
 }
 
 fn number(key: &'static str, value: Option<&str>, default: u64) -> Result<u64, OptionError> {
@@ -321,6 +353,15 @@ mod tests {
         assert_eq!(config.socket, Some(PathBuf::from("/run/vm")));
         let config = parsed("socket=/run/vm,session=s");
         assert_eq!(config.session, Some(PathBuf::from("s")));
+    }
+
+    #[test]
+    fn the_archive_is_on_or_off_and_needs_a_session() {
+        assert!(!parsed("session=s").archive);
+        assert!(!parsed("session=s,archive=off").archive);
+        assert!(parsed("session=s,archive=on").archive);
+        assert!(refused("session=s,archive=yes").contains("archive=yes"));
+        assert!(refused("socket=/run/vm,archive=on").contains("session=DIR"));
     }
 
     #[test]

@@ -9,10 +9,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use oprofile_device::{Device, EventReader};
-use oprofile_session::{Account, Collector, CollectorError, CollectorStats, Separation};
+use oprofile_session::{Account, Archive, Collector, CollectorError, CollectorStats, Separation};
 use vm_memory::GuestMemoryMmap;
 
-use super::files::InitrdFiles;
+use super::files::{HostedFiles, Sources};
 use super::names::DeviceNames;
 
 /// How often the session on disk is brought up to date, so that a killed VMM loses seconds, not hours.
@@ -83,6 +83,8 @@ pub struct CollectorResult {
     pub stats: CollectorStats,
     /// Flushes that failed while the guest ran; what they held was written later unless `error` is set.
     pub failed_flushes: u64,
+    /// Which of the sampled files are in the session.
+    pub archive: Archive,
     /// Why the session is not complete, if it is not.
     pub error: Option<CollectorError>,
 }
@@ -101,7 +103,7 @@ struct Work {
     /// `None` while the event buffer is given up.
     reader: Option<EventReader>,
     collector: Collector,
-    files: InitrdFiles,
+    files: HostedFiles,
     names: DeviceNames,
     words: Vec<u64>,
     failed_flushes: u64,
@@ -120,7 +122,7 @@ impl CollectorThread {
         device: Arc<Device<GuestMemoryMmap>>,
         reader: EventReader,
         collector: Collector,
-        files: InitrdFiles,
+        files: Sources,
     ) -> io::Result<Self> {
         let finish = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&finish);
@@ -131,11 +133,11 @@ impl CollectorThread {
         };
         let mut work = Work {
             names: DeviceNames::new(Arc::clone(&device)),
+            files: HostedFiles::new(Arc::clone(&device), files),
             device,
             words: Vec::with_capacity(reader.size()),
             reader: Some(reader),
             collector,
-            files,
             failed_flushes: 0,
             orders,
             stats: Arc::clone(&handle.stats),
@@ -159,8 +161,8 @@ impl CollectorThread {
         self.handle.clone()
     }
 
-    /// Takes what is left in the event buffer and completes the session. No vCPU runs any more, and the device has been
-    /// dumped. `None` when the thread had panicked.
+    /// Takes what is left in the event buffer and completes the session. No vCPU runs any more, nobody writes to the disks, and the
+    /// device has been dumped. `None` when the thread had panicked.
     pub fn finish(self) -> Option<CollectorResult> {
         self.finish.store(true, Ordering::Release);
         self.thread.join().ok()
@@ -283,14 +285,19 @@ impl Work {
 
     fn finish(mut self) -> CollectorResult {
         self.take();
+        let files = self.files.settle();
         let account = since(&self.device.account(), &self.base);
-        let (stats, error) = match self.collector.finish(&self.files, &account) {
+        // Copies that cannot be made are in the error of the end, too.
+        let _ = self.collector.flush(&files, &account);
+        let archive = self.collector.archive();
+        let (stats, error) = match self.collector.finish(&files, &account) {
             Ok(stats) => (stats, None),
             Err((collector, error)) => (*collector.stats(), Some(error)),
         };
         CollectorResult {
             stats,
             failed_flushes: self.failed_flushes,
+            archive,
             error,
         }
     }
@@ -316,8 +323,7 @@ mod tests {
         let device = Arc::new(Device::new(Settings::default()).unwrap());
         let reader = device.open_events().unwrap();
         let collector = Collector::create(directory.path(), CollectorOptions::default()).unwrap();
-        let thread =
-            CollectorThread::start(device, reader, collector, InitrdFiles::default()).unwrap();
+        let thread = CollectorThread::start(device, reader, collector, Sources::default()).unwrap();
         let result = thread.finish().unwrap();
         assert!(result.error.is_none());
         assert_eq!(result.stats.samples, 0);
@@ -330,8 +336,7 @@ mod tests {
         let reader = device.open_events().unwrap();
         let collector = Collector::create(directory.path(), CollectorOptions::default()).unwrap();
         directory.close().unwrap();
-        let thread =
-            CollectorThread::start(device, reader, collector, InitrdFiles::default()).unwrap();
+        let thread = CollectorThread::start(device, reader, collector, Sources::default()).unwrap();
         assert!(thread.finish().unwrap().error.is_some());
     }
 }

@@ -11,7 +11,7 @@ mod worker;
 
 pub use collector::{CollectorHandle, CollectorResult, CollectorThread};
 pub use device::ProfilingDevice;
-pub use files::InitrdFiles;
+pub use files::{HostedFiles, InitrdFiles, Sources, UnpackError, archive_bytes, unpack};
 pub use nmi_clock::NmiClock;
 pub use summary::{SessionEnd, Summary};
 pub use worker::Worker;

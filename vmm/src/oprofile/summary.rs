@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use oprofile_device::{Account, Clock};
+use oprofile_session::Archive;
 
 use super::collector::CollectorResult;
 
@@ -125,6 +126,21 @@ impl SessionEnd {
                 }
             }
         }
+        let archive = &result.archive;
+        if archive != &Archive::default() {
+            writeln!(
+                f,
+                "Sampled files: {} copied and proven by build-id, {} copied by path alone, {} not copied",
+                archive.proven, archive.unproven, archive.not_copied
+            )?;
+            for (name, why) in &archive.missing {
+                writeln!(f, "  {}: {why}", name.escape_ascii())?;
+            }
+            let unnamed = archive.not_copied - archive.missing.len() as u64;
+            if unnamed != 0 {
+                writeln!(f, "  and {unnamed} more")?;
+            }
+        }
         if result.failed_flushes != 0 {
             writeln!(
                 f,
@@ -199,7 +215,7 @@ impl fmt::Display for Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oprofile_session::CollectorStats;
+    use oprofile_session::{CollectorStats, Missing};
 
     fn summary(said_hello: bool) -> Summary {
         let mut account = Account {
@@ -223,6 +239,7 @@ mod tests {
                 collector: Some(CollectorResult {
                     stats: CollectorStats::default(),
                     failed_flushes: 0,
+                    archive: Archive::default(),
                     error: None,
                 }),
             }),
@@ -281,6 +298,27 @@ mod tests {
         assert!(text.contains("never said hello"));
         assert!(text.contains("device-id=63"));
         assert!(!text.contains("opreport"));
+    }
+
+    #[test]
+    fn files_that_are_not_in_the_session_are_named_with_the_reason() {
+        let mut summary = summary(true);
+        assert!(!summary.to_string().contains("Sampled files"));
+        let session = summary.session.as_mut().unwrap();
+        session.collector.as_mut().unwrap().archive = Archive {
+            proven: 3,
+            unproven: 1,
+            not_copied: 40,
+            missing: vec![(b"/bin/\x1ba".to_vec(), Missing::OtherBuild)],
+        };
+        let text = summary.to_string();
+        for part in [
+            "Sampled files: 3 copied and proven by build-id, 1 copied by path alone, 40 not copied",
+            "  /bin/\\x1ba: found with another build-id",
+            "  and 39 more",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use oprofile_session::{Collector, CollectorOptions};
 use tempfile::TempDir;
 use vm_memory::GuestMemoryMmap;
 
-use super::super::{CollectorThread, InitrdFiles};
+use super::super::{CollectorThread, Sources};
 use super::{Control, ControlSocket, Listener, MAX_CLIENTS};
 
 /// How long a busy machine may take for what happens at once.
@@ -57,7 +57,7 @@ impl Machine {
             let reader = control.open().unwrap();
             let device = Arc::clone(&driver.device);
             let thread =
-                CollectorThread::start(device, reader, collector, InitrdFiles::default()).unwrap();
+                CollectorThread::start(device, reader, collector, Sources::default()).unwrap();
             control.set_session(session, thread.handle());
             control.start().unwrap();
             thread

@@ -1,0 +1,224 @@
+//! The guest's files as far as the host has them: those of the initrd, and with `archive=on` those on the disks.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `initrd` | files of a cpio archive |
+//! | `unpack` | compressed archives |
+//! | `disks` | file systems on disk images |
+//! | `ext4` | files of an ext4 file system that nobody trusts |
+//!
+//! Nothing is mounted, and images are only read. The session proves a file by its build-id; here it is only found.
+
+mod disks;
+mod ext4;
+mod initrd;
+mod unpack;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use oprofile_device::{CookieTarget, Device, FileBuild};
+use oprofile_session::{Build, BuildId, FileIdentity, GuestFile, GuestFiles};
+use vm_memory::GuestMemoryMmap;
+
+use disks::Disks;
+pub use initrd::{InitrdFiles, archive_bytes};
+pub use unpack::{UnpackError, unpack};
+
+/// First block device major number that Linux gives out as drivers ask for one; virtio-blk has no other.
+const FIRST_DYNAMIC_MAJOR: u32 = 234;
+
+/// Bits of a virtio disk's minor number that say which partition it is, 0 for the whole disk.
+const PARTITION_BITS: u32 = 4;
+
+/// Where the host has files of the guest.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// Those of the initrd.
+    pub initrd: InitrdFiles,
+    /// Images of the guest's disks, in its order.
+    pub disks: Vec<PathBuf>,
+    /// Whether files are looked for on the disks when the guest has ended.
+    pub archive: bool,
+}
+
+/// A disk, and a partition of it or all of it (0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    disk: usize,
+    partition: u32,
+}
+
+/// The guest's files while it runs: those of the initrd.
+pub struct HostedFiles {
+    device: Arc<Device<GuestMemoryMmap>>,
+    sources: Sources,
+}
+
+/// The guest's files when nobody writes to its disks any more.
+pub struct SettledFiles {
+    hosted: HostedFiles,
+    disks: Disks,
+}
+
+impl fmt::Debug for HostedFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostedFiles")
+            .field("sources", &self.sources)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SettledFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SettledFiles")
+            .field("hosted", &self.hosted)
+            .finish_non_exhaustive()
+    }
+}
+
+impl HostedFiles {
+    /// The files of the guest whose cookies `device` gives out.
+    pub const fn new(device: Arc<Device<GuestMemoryMmap>>, sources: Sources) -> Self {
+        Self { device, sources }
+    }
+
+    /// Opens the disks, if they are wanted. Nobody may write to them any more.
+    pub fn settle(self) -> SettledFiles {
+        let disks = match self.sources.archive {
+            true => Disks::open(&self.sources.disks),
+            false => Disks::default(),
+        };
+        SettledFiles {
+            hosted: self,
+            disks,
+        }
+    }
+
+    /// The disk that a file lies on by its device number, if it is one of this machine's.
+    fn place(&self, identity: &FileIdentity) -> Option<Place> {
+        let (major, minor) = identity.major_minor();
+        let place = Place {
+            disk: usize::try_from(minor >> PARTITION_BITS).ok()?,
+            partition: minor & ((1 << PARTITION_BITS) - 1),
+        };
+        (major >= FIRST_DYNAMIC_MAJOR && place.disk < self.sources.disks.len()).then_some(place)
+    }
+}
+
+impl HostedFiles {
+    /// Offers the file of the initrd; whether it was taken. The path of a file on a disk may be another one's in the initrd, which
+    /// only a build-id tells apart.
+    fn offer_initrd(
+        &self,
+        path: &[u8],
+        identity: &FileIdentity,
+        take: &mut dyn FnMut(GuestFile<'_>) -> bool,
+    ) -> bool {
+        let is_provable = matches!(identity.build, Build::Id(_));
+        (is_provable || self.place(identity).is_none()) && self.open(path).is_some_and(take)
+    }
+}
+
+impl GuestFiles for HostedFiles {
+    fn open(&self, path: &[u8]) -> Option<GuestFile<'_>> {
+        self.sources.initrd.open(path)
+    }
+
+    fn identity(&self, cookie: u64) -> FileIdentity {
+        let Some(CookieTarget::File {
+            device,
+            inode,
+            build,
+            ..
+        }) = self.device.cookie(cookie)
+        else {
+            return FileIdentity::default();
+        };
+        let build = match build {
+            FileBuild::Unknown => Build::Unknown,
+            FileBuild::WithoutId => Build::WithoutId,
+            FileBuild::Id(id) => BuildId::new(id.as_bytes()).map_or(Build::Unknown, Build::Id),
+        };
+        FileIdentity {
+            device,
+            inode,
+            build,
+        }
+    }
+
+    fn offer(
+        &self,
+        path: &[u8],
+        identity: &FileIdentity,
+        take: &mut dyn FnMut(GuestFile<'_>) -> bool,
+    ) {
+        self.offer_initrd(path, identity, take);
+    }
+
+    fn is_partial(&self) -> bool {
+        self.sources.archive
+    }
+}
+
+impl GuestFiles for SettledFiles {
+    fn open(&self, path: &[u8]) -> Option<GuestFile<'_>> {
+        self.hosted.open(path)
+    }
+
+    fn identity(&self, cookie: u64) -> FileIdentity {
+        self.hosted.identity(cookie)
+    }
+
+    fn offer(
+        &self,
+        path: &[u8],
+        identity: &FileIdentity,
+        take: &mut dyn FnMut(GuestFile<'_>) -> bool,
+    ) {
+        if self.hosted.offer_initrd(path, identity, take) {
+            return;
+        }
+        match (self.hosted.place(identity), &identity.build) {
+            (place, Build::Id(_)) => self.disks.offer_all(place, path, take),
+            (Some(place), _) => self.disks.offer_first(place, path, take),
+            // Nothing says on which disk it is.
+            (None, _) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oprofile_device::Settings;
+
+    fn hosted(disks: usize) -> HostedFiles {
+        let device = Arc::new(Device::new(Settings::default()).unwrap());
+        let sources = Sources {
+            disks: vec![PathBuf::new(); disks],
+            ..Sources::default()
+        };
+        HostedFiles::new(device, sources)
+    }
+
+    #[test]
+    fn a_device_number_names_a_disk_of_this_machine_or_none() {
+        let files = hosted(2);
+        let place = |major: u32, minor: u32| {
+            files.place(&FileIdentity {
+                device: major << 20 | minor,
+                ..FileIdentity::default()
+            })
+        };
+        let at = |disk, partition| Some(Place { disk, partition });
+        assert_eq!(place(254, 0), at(0, 0));
+        assert_eq!(place(254, 3), at(0, 3));
+        assert_eq!(place(253, 17), at(1, 1));
+        // No such disk; a loop device; memory.
+        assert_eq!(place(254, 32), None);
+        assert_eq!(place(7, 0), None);
+        assert_eq!(place(0, 2), None);
+    }
+}
