@@ -116,6 +116,11 @@ pub trait GuestFiles {
         }
     }
 
+    /// The functions in the anonymous region that `cookie` stands for, by their addresses; none when it is not known what lies there.
+    fn region_symbols(&self, _cookie: u64) -> Vec<Symbol> {
+        Vec::new()
+    }
+
     /// Whether files may be at hand later that are not now.
     fn is_partial(&self) -> bool {
         false

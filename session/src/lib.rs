@@ -7,6 +7,7 @@
 //! * [`file_list`]: which files of the guest the names in a session stand for.
 //! * [`events`]: the escape-coded event buffer as records.
 //! * [`guest`]: what the collector has to ask about the guest.
+//! * [`vdso`]: the functions of the library that a kernel maps into each process.
 //! * [`symbol_elf`]: an ELF file that holds nothing but symbols.
 //! * [`collector`]: event buffer in, session directory out.
 //! * [`validate`]: whether a session directory follows every rule of the format.
@@ -21,6 +22,7 @@ pub mod sample_file;
 pub mod sample_path;
 pub mod symbol_elf;
 pub mod validate;
+pub mod vdso;
 
 pub use build_id::{Build, BuildId};
 pub use collector::{

@@ -12,7 +12,7 @@ use super::copies::{Archive, GuestCopy, Room};
 use super::directory::{Placed, SessionDirectory};
 use super::kernel_images::{self, Comparison, KernelImages, Relation};
 use crate::file_list::FileRecord;
-use crate::guest::{CookieTarget, GuestFiles, KernelImage};
+use crate::guest::{CookieTarget, GuestFiles, KernelImage, Symbol};
 use crate::guest_path;
 use crate::sample_path::ImageName;
 use crate::symbol_elf;
@@ -45,21 +45,41 @@ pub(super) struct Image {
 #[derive(Debug)]
 enum Source {
     File(GuestCopy),
-    Anonymous {
-        start: u64,
-    },
+    Anonymous(Region),
     Kernel {
         image: Arc<KernelImage>,
         written: bool,
     },
 }
 
+/// An anonymous region.
+#[derive(Debug)]
+pub(super) struct Region {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    cookie: u64,
+    /// The functions in it, once they have been asked for.
+    symbols: Option<Vec<Symbol>>,
+}
+
+impl Region {
+    /// The functions in it, as far as they are known.
+    pub(super) fn symbols(&self) -> &[Symbol] {
+        self.symbols.as_deref().unwrap_or_default()
+    }
+}
+
 impl Image {
     /// Start address of an anonymous region, 0 for everything else.
     pub(super) fn anon_start(&self) -> u64 {
-        match self.source {
-            Source::Anonymous { start } => start,
-            _ => 0,
+        self.region().map_or(0, |region| region.start)
+    }
+
+    /// The anonymous region, if it is one.
+    pub(super) fn region(&self) -> Option<&Region> {
+        match &self.source {
+            Source::Anonymous(region) => Some(region),
+            _ => None,
         }
     }
 }
@@ -133,7 +153,15 @@ impl Images {
                 let name = ImageName::anon(&name, tgid, start, end);
                 let id = match self.by_name.get(&name) {
                     Some(id) => *id,
-                    None => self.add(name, 0, Source::Anonymous { start })?,
+                    None => {
+                        let region = Region {
+                            start,
+                            end,
+                            cookie,
+                            symbols: None,
+                        };
+                        self.add(name, 0, Source::Anonymous(region))?
+                    }
                 };
                 Target {
                     id,
@@ -250,6 +278,11 @@ impl Images {
         files: &dyn GuestFiles,
     ) -> Result<(), CollectorError> {
         for image in &mut self.images {
+            if let Source::Anonymous(region) = &mut image.source
+                && region.symbols.is_none()
+            {
+                region.symbols = Some(files.region_symbols(region.cookie));
+            }
             let ImageName::Root(name) = &image.name else {
                 continue;
             };
@@ -318,7 +351,7 @@ fn tree_path(name: &[u8]) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::{ImageKind, Symbol, SymbolKind};
+    use crate::guest::{ImageKind, SymbolKind};
 
     fn image(start: u64, symbols: &[(u64, &str)]) -> Arc<KernelImage> {
         let symbol = |(offset, name): &(u64, &str)| Symbol {

@@ -1,4 +1,4 @@
-//! Copies of guest files: found by path, proven by build-id.
+//! Copies of guest files: found by path, proven by build-id. Functions of regions without a file.
 
 use super::*;
 use crate::build_id::{Build, BuildId};
@@ -251,5 +251,93 @@ fn the_list_of_files_follows_what_becomes_known_and_is_kept_with_the_session() {
     run.flush();
     assert_eq!(read(&run, "current"), list);
     let report = crate::validate::validate(run.dir.path());
+    assert!(report.is_valid(), "{report:?}");
+}
+
+/// A process with two regions at which a vDSO was, one after the other.
+struct Regions;
+
+impl GuestNames for Regions {
+    fn cookie(&self, cookie: u64) -> Option<CookieTarget> {
+        Some(match cookie {
+            1 => CookieTarget::File {
+                path: b"/bin/work".to_vec(),
+                deleted: false,
+            },
+            region => CookieTarget::Anonymous {
+                tgid: 77,
+                start: region << 16,
+                end: (region << 16) + 0x2000,
+                name: crate::vdso::NAME.into(),
+            },
+        })
+    }
+
+    fn kernel_image(&self, _: u64) -> Option<Arc<KernelImage>> {
+        None
+    }
+}
+
+impl GuestFiles for Regions {
+    fn open(&self, _: &[u8]) -> Option<GuestFile<'_>> {
+        None
+    }
+
+    fn region_symbols(&self, cookie: u64) -> Vec<Symbol> {
+        vec![Symbol {
+            address: (cookie << 16) + 0x100,
+            size: 0x40,
+            kind: SymbolKind::Function,
+            name: format!("function of {cookie}").into_bytes(),
+        }]
+    }
+}
+
+#[test]
+fn functions_of_regions_lie_where_report_tools_look_for_compiled_code() {
+    use object::{Object as _, ObjectSymbol as _};
+    let dir = TempDir::new().unwrap();
+    let mut collector = Collector::create(dir.path(), CollectorOptions::default()).unwrap();
+    let place = "samples/current/{root}/bin/work/{dep}/{anon:[vdso]}/77.jo";
+    for (region, known) in [(2u64, 1), (3, 2)] {
+        let words = [
+            ESC,
+            2,
+            0,
+            ESC,
+            1,
+            77,
+            1,
+            ESC,
+            7,
+            77,
+            ESC,
+            5,
+            ESC,
+            3,
+            region,
+            (region << 16) + 0x110,
+            0,
+        ];
+        collector.consume(&words, &mut Regions);
+        collector.flush(&Regions, &Account::default()).unwrap();
+        assert_eq!(
+            collector.stats().anonymous,
+            known,
+            "{:?}",
+            collector.stats()
+        );
+        let elf = fs::read(dir.path().join(place)).unwrap();
+        let elf = object::File::parse(&elf[..]).unwrap();
+        let named = elf.symbols().filter(|symbol| {
+            symbol
+                .name()
+                .is_ok_and(|name| name.starts_with("function of"))
+        });
+        let addresses: Vec<u64> = named.map(|symbol| symbol.address()).collect();
+        let expected: Vec<u64> = (2..=region).map(|region| (region << 16) + 0x100).collect();
+        assert_eq!(addresses, expected);
+    }
+    let report = crate::validate::validate(dir.path());
     assert!(report.is_valid(), "{report:?}");
 }
