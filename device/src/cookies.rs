@@ -19,6 +19,17 @@ pub const OVERFLOW_COOKIE: u64 = 1;
 /// First cookie that is given out: 0 is "no cookie" in the event buffer, all ones (unreachable) "no mapping".
 const FIRST_COOKIE: u64 = 2;
 
+/// Most bytes of a vDSO; Linux's have two pages of 4 KiB.
+pub(crate) const MAX_VDSO_BYTES: u64 = 64 * 1024;
+
+/// Most vDSOs that are kept. A kernel has one for each kind of process: 64 bits, 32 bits, x32. What is not in memory differs from
+/// process to process, so there may be some more.
+const MAX_VDSOS: usize = 16;
+
+/// What a region with a vDSO is called, and other anonymous regions.
+const VDSO_NAME: &[u8] = b"[vdso]";
+const ANONYMOUS_NAME: &[u8] = b"anon";
+
 /// How often a file's build-id is looked for while the page that holds it is not in memory, each time in another sync: a page
 /// that is not there after that is not used, or the guest is short of memory.
 const MAX_BUILD_ID_TRIES: u8 = 8;
@@ -101,7 +112,9 @@ struct Target {
     deleted: bool,
     /// Of a file.
     build: FileBuild,
-    /// Tries to read the build-id that are left.
+    /// Of a region: the vDSO that lies there.
+    vdso: Option<Arc<[u8]>>,
+    /// Tries to read the build-id or vDSO that are left.
     tries: u8,
     /// Number of the sync that tried last.
     tried: u32,
@@ -114,6 +127,8 @@ pub(crate) struct Cookies {
     /// Index is the cookie less [`FIRST_COOKIE`].
     targets: Vec<Target>,
     builds: BuildCounts,
+    /// All different ones.
+    vdsos: Vec<Arc<[u8]>>,
 }
 
 /// What all files beyond the cap are called: not absolute, so no file of the guest has this path.
@@ -149,6 +164,7 @@ impl Cookies {
             key,
             deleted: false,
             build: FileBuild::Unknown,
+            vdso: None,
             tries: MAX_BUILD_ID_TRIES,
             tried: 0,
         });
@@ -172,21 +188,66 @@ impl Cookies {
 
     /// Takes one of a file's tries for sync number `sync`; false when there is none left, or that sync has had one.
     pub fn try_build(&mut self, cookie: u64, sync: u32) -> bool {
-        if !self.wants_build(cookie) {
+        if !self.wants_build(cookie) || !self.take_try(cookie, sync) {
             return false;
         }
-        let Some(target) = self
-            .file_target(cookie)
-            .filter(|target| target.tried != sync)
-        else {
-            return false;
-        };
-        target.tried = sync;
-        target.tries -= 1;
-        if target.tries == 0 {
+        if !self.wants_build(cookie) {
             self.builds.unreadable += 1;
         }
         true
+    }
+
+    fn take_try(&mut self, cookie: u64, sync: u32) -> bool {
+        let target = Self::index(cookie).and_then(|index| self.targets.get_mut(index));
+        match target.filter(|target| target.tried != sync && target.tries > 0) {
+            Some(target) => {
+                target.tried = sync;
+                target.tries -= 1;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether an anonymous region may still turn out to hold a vDSO.
+    pub fn wants_vdso(&self, cookie: u64) -> bool {
+        let target = Self::index(cookie).and_then(|index| self.targets.get(index));
+        target.is_some_and(|target| match *target.key {
+            Key::Anonymous { start, end, .. } => {
+                target.tries > 0
+                    && target.vdso.is_none()
+                    && end.saturating_sub(start) <= MAX_VDSO_BYTES
+            }
+            Key::File(_) => false,
+        })
+    }
+
+    /// As [`Cookies::try_build`], of a region.
+    pub fn try_vdso(&mut self, cookie: u64, sync: u32) -> bool {
+        self.wants_vdso(cookie) && self.take_try(cookie, sync)
+    }
+
+    /// Remembers the vDSO that a region holds, or that it holds none.
+    pub fn set_vdso(&mut self, cookie: u64, image: Option<&[u8]>) {
+        let vdso = image.and_then(|image| {
+            if let Some(known) = self.vdsos.iter().find(|known| ***known == *image) {
+                return Some(Arc::clone(known));
+            }
+            // A guest that has more of them than any has makes them up.
+            let vdso: Arc<[u8]> = (self.vdsos.len() < MAX_VDSOS).then(|| image.into())?;
+            self.vdsos.push(Arc::clone(&vdso));
+            Some(vdso)
+        });
+        let target = Self::index(cookie).and_then(|index| self.targets.get_mut(index));
+        if let Some(target) = target {
+            target.vdso = vdso;
+            target.tries = 0;
+        }
+    }
+
+    /// The vDSO that a region holds, if it is known to hold one: all its pages that were in memory, zeros for others.
+    pub fn vdso(&self, cookie: u64) -> Option<Arc<[u8]>> {
+        self.targets.get(Self::index(cookie)?)?.vdso.clone()
     }
 
     /// Remembers which build a file is. [`FileBuild::Unknown`] says that it will not become known.
@@ -245,7 +306,10 @@ impl Cookies {
                 tgid,
                 start,
                 end,
-                name: b"anon".to_vec(),
+                name: match target.vdso {
+                    Some(_) => VDSO_NAME.to_vec(),
+                    None => ANONYMOUS_NAME.to_vec(),
+                },
             },
         })
     }
@@ -373,6 +437,29 @@ mod tests {
         assert_eq!(cookies.builds(), builds(1, 0, 1));
         let anonymous = cookies.anonymous(1, 0, 1);
         assert!(!cookies.wants_build(anonymous) && !cookies.wants_build(OVERFLOW_COOKIE));
+    }
+
+    #[test]
+    fn vdsos_are_kept_once_and_a_bounded_number_of_them() {
+        let mut cookies = Cookies::default();
+        for tgid in 0..100 {
+            let cookie = cookies.anonymous(tgid, 0x1000, 0x3000);
+            assert!(cookies.try_vdso(cookie, 1));
+            let image = [u8::try_from(tgid / 2).unwrap(); 64];
+            cookies.set_vdso(cookie, Some(&image));
+            assert!(!cookies.wants_vdso(cookie));
+            let name = match cookies.target(cookie) {
+                Some(CookieTarget::Anonymous { name, .. }) => name,
+                other => panic!("{other:?}"),
+            };
+            let is_kept = tgid < 2 * 16;
+            assert_eq!(cookies.vdso(cookie).is_some(), is_kept);
+            assert_eq!(name == VDSO_NAME, is_kept);
+        }
+        assert_eq!(cookies.vdsos.len(), MAX_VDSOS);
+        let large = cookies.anonymous(1, 0, MAX_VDSO_BYTES + 1);
+        let file = cookies.file(key(2, b"/bin/a"), false);
+        assert!(!cookies.wants_vdso(large) && !cookies.wants_vdso(file));
     }
 
     #[test]

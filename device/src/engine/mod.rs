@@ -124,6 +124,10 @@ impl Engine {
         self.cookies.target(cookie)
     }
 
+    pub fn vdso(&self, cookie: u64) -> Option<Arc<[u8]>> {
+        self.cookies.vdso(cookie)
+    }
+
     pub fn kernel(&self) -> Option<Arc<Kernel>> {
         self.kernel.clone()
     }

@@ -373,6 +373,13 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
         self.lock().engine.cookie(cookie)
     }
 
+    /// The vDSO in the anonymous region that a cookie stands for, if it holds one: its pages that were in memory, zeros for others. At
+    /// most 64 KiB.
+    #[must_use]
+    pub fn vdso(&self, cookie: u64) -> Option<Arc<[u8]>> {
+        self.lock().engine.vdso(cookie)
+    }
+
     /// What is known of the guest's kernel; `None` before its hello. Survives a reset until the next hello.
     #[must_use]
     pub fn kernel(&self) -> Option<Arc<Kernel>> {

@@ -121,11 +121,11 @@ struct ProgramHeaders {
 }
 
 impl ProgramHeaders {
-    /// Reads the header of a little-endian ELF file; `None` for anything else.
+    /// Reads the header of a little-endian ELF file; `None` for anything else, also one without program headers.
     fn of(header: &[u8]) -> Option<Self> {
-        let is_wide = match header.get(..6)? {
-            [0x7f, b'E', b'L', b'F', 1, 1] => false,
-            [0x7f, b'E', b'L', b'F', 2, 1] => true,
+        let is_wide = match header.get(..7)? {
+            [0x7f, b'E', b'L', b'F', 1, 1, 1] => false,
+            [0x7f, b'E', b'L', b'F', 2, 1, 1] => true,
             _ => return None,
         };
         let (offset, size, count) = if is_wide { (32, 54, 56) } else { (28, 42, 44) };
@@ -134,7 +134,7 @@ impl ProgramHeaders {
             offset: address(header, is_wide, offset)?,
             count: half(header, count)?.min(MAX_PROGRAM_HEADERS),
         };
-        (half(header, size)? == headers.size()).then_some(headers)
+        (half(header, size)? == headers.size() && headers.offset != 0).then_some(headers)
     }
 
     const fn size(&self) -> usize {
@@ -163,8 +163,9 @@ impl Notes {
             offset: address(header, is_wide, offset)?,
             bytes: address(header, is_wide, bytes)?,
             alignment: match address(header, is_wide, alignment)? {
+                0..=4 => 4,
                 8 => 8,
-                _ => 4,
+                _ => return None,
             },
         })
     }

@@ -28,6 +28,7 @@ pub fn elf_with_build_id(is_wide: bool, alignment: u8, build_id: &[u8]) -> Vec<u
     put(0, u64::from(u32::from_le_bytes(*b"\x7fELF")), 4);
     put(4, if is_wide { 2 } else { 1 }, 1);
     put(5, 1, 1);
+    put(6, 1, 1);
     let word = if is_wide { 8 } else { 4 };
     let (offset, size, count) = if is_wide { (32, 54, 56) } else { (28, 42, 44) };
     put(offset, header_bytes as u64, word);

@@ -212,3 +212,68 @@ fn a_layout_without_page_tables_tells_no_build() {
     let account = driver.device.account();
     assert_eq!((account.sync.file, account.build_ids_unreadable), (1, 0));
 }
+
+/// Takes a sample in the process's anonymous region; the region's cookie.
+fn sampled_in_region(scene: &mut Scene) -> u64 {
+    let task = scene.process.task;
+    let buffer = scene.driver.buffer(0).user(task).sample(ANON + 0x20);
+    scene.driver.post(0, &buffer);
+    scene.driver.device.tick();
+    let words = scene.driver.words();
+    let switch = words
+        .windows(3)
+        .rfind(|words| words[..2] == [ESCAPE, 3])
+        .unwrap();
+    switch[2]
+}
+
+fn name_of(scene: &Scene, cookie: u64) -> Vec<u8> {
+    match scene.driver.device.cookie(cookie) {
+        Some(CookieTarget::Anonymous { name, .. }) => name,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_region_with_a_vdso_has_its_name_and_its_image() {
+    let mut scene = linux();
+    let mut image = b"\x7fELF".to_vec();
+    image.extend_from_slice(b"\0__vdso_time\0linux-vdso.so.1\0LINUX_2.6\0");
+    scene.map(ANON, &image);
+    let cookie = sampled_in_region(&mut scene);
+    assert_eq!(name_of(&scene, cookie), b"[vdso]");
+    image.resize(0x1000, 0);
+    assert_eq!(
+        scene.driver.device.vdso(cookie).as_deref(),
+        Some(&image[..])
+    );
+    assert_eq!(scene.driver.device.account().faults.total(), 0);
+}
+
+#[test]
+fn pages_of_a_vdso_that_are_not_in_memory_are_zero_but_the_first_must_be_there() {
+    let mut scene = linux();
+    let mut vmas = mappings(scene.process.file).to_vec();
+    vmas[1].end = ANON + 0x3000;
+    scene.driver.guest.set_vmas(scene.process.mm, &vmas);
+    let cookie = sampled_in_region(&mut scene);
+    assert_eq!(name_of(&scene, cookie), b"anon");
+    assert_eq!(scene.driver.device.vdso(cookie), None);
+    scene.map(ANON, b"\x7fELF\0linux-vdso.so.1\0");
+    let again = sampled_in_region(&mut scene);
+    assert_eq!(again, cookie);
+    let image = scene.driver.device.vdso(cookie).unwrap();
+    assert_eq!(image.len(), 0x3000);
+    assert!(image[0x1000..].iter().all(|&byte| byte == 0));
+}
+
+#[test]
+fn other_memory_is_not_kept() {
+    for content in [&b"what a compiler made"[..], b"\x7fELF of something else"] {
+        let mut scene = linux();
+        scene.map(ANON, content);
+        let cookie = sampled_in_region(&mut scene);
+        assert_eq!(name_of(&scene, cookie), b"anon");
+        assert_eq!(scene.driver.device.vdso(cookie), None);
+    }
+}

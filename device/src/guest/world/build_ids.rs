@@ -1,8 +1,8 @@
-//! Build-ids of the files that samples are in, read from where a process has them mapped.
+//! Build-ids of the files that samples are in, and vDSOs, read from where a process has them mapped.
 //!
 //! A file's build-id is looked for with the first sample in it that is looked up in the guest; while its page is not in memory,
 //! again in later syncs, a bounded number of times. It is work of its own, rationed like any other, and never a part of the
-//! sample's answer.
+//! sample's answer. An anonymous region of a vDSO's size is looked at in the same way: whether it holds one.
 
 use vm_memory::GuestMemoryBackend;
 
@@ -13,7 +13,7 @@ use super::super::tables::{Key, Tables};
 use super::super::vma::{self, Place, Vma};
 use super::super::walker::Stop;
 use super::{Answer, GuestWorld, Mm};
-use crate::cookies::FileBuild;
+use crate::cookies::{FileBuild, MAX_VDSO_BYTES};
 use crate::fault::Fault;
 use crate::sync::Lookup;
 
@@ -21,8 +21,17 @@ use crate::sync::Lookup;
 /// copies take about a hundred. More for trees that are walked without a linear map, and for a second try.
 const WORK_PER_BUILD_ID: u32 = 1_024;
 
+/// Bytes of a page.
+const PAGE_BYTES: usize = 4_096;
+
 /// Mappings below the one with the sample that are looked at for the start of the file. Linkers make four or five.
 const MAX_SEGMENTS: usize = 8;
+
+/// How an ELF file begins.
+const MAGIC: &[u8; 4] = b"\x7fELF";
+
+/// What a Linux vDSO calls itself, among the strings of its dynamic section.
+const VDSO_SONAMES: [&[u8]; 2] = [b"\0linux-vdso.so.1\0", b"\0linux-gate.so.1\0"];
 
 /// Mappings whose file is looked at again in the next sync, the samples of a sync are commonly in some ten.
 const MAX_UNREAD: usize = 64;
@@ -90,48 +99,136 @@ impl<M: GuestMemoryBackend> Image for Mapped<'_, '_, M> {
     }
 }
 
-impl<M: GuestMemoryBackend> GuestWorld<'_, M> {
+/// Why memory of a process in this address space cannot be read.
+fn stop(error: WalkError, space: u64) -> Stop {
+    let fault = match error {
+        WalkError::Memory(MemoryError::OverBudget) => Fault::OverBudget,
+        WalkError::Cycle(_)
+        | WalkError::Reserved(_)
+        | WalkError::Memory(_)
+        | WalkError::NotCanonical(_)
+        | WalkError::NotPresent(_) => Fault::BadPageTable,
+    };
+    Stop::Bad(fault, space)
+}
+
+impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
     /// Whether the build-id of a file may be read.
     pub(super) fn wants_build(&self, cookie: u64) -> bool {
         self.walker.layout.mm.page_table.is_some() && self.cookies.wants_build(cookie)
     }
 
-    /// Reads the build-id of the file that a sample at `address` was just found in, unless that is known or given up.
+    /// Reads the build-id of the file that a sample at `address` was just found in, unless that is known or given up; of an anonymous
+    /// region, the vDSO if it is one.
     pub(super) fn identify(&mut self, mm: Mm, address: u64, lookup: Lookup) {
-        let Lookup::File { cookie, .. } = lookup else {
-            return;
-        };
         let Some(page_table) = self.walker.layout.mm.page_table else {
             return;
         };
-        if !self.cookies.wants_build(cookie) {
-            return;
-        }
-        let read = match self.memory.budget.grant(WORK_PER_BUILD_ID) {
-            Some(work) if work == WORK_PER_BUILD_ID => {
+        match lookup {
+            Lookup::File { cookie, .. } if self.cookies.wants_build(cookie) => {
+                let Some(work) = self.work_to_identify() else {
+                    return self.look_again(mm, address);
+                };
                 if !self.cookies.try_build(cookie, self.sync) {
                     return;
                 }
-                self.ask_within(work, |world| {
+                let read = self.ask_within(work, |world| {
                     world.read_build(mm, address, cookie, page_table)
-                })
-            }
-            // No try is lost when there is no work left.
-            _ => Answer::Throttled,
-        };
-        match read {
-            Answer::Found(Reading::Final(build)) => self.cookies.set_build(cookie, build),
-            Answer::Found(Reading::NotPresent) | Answer::Raced | Answer::Throttled => {
-                let entry = self.memory.tables.entry(mm.place);
-                let start = entry.and_then(|entry| {
-                    let index = entry.table.find(address)?;
-                    Some(entry.table.origin(index)?.vma.start)
                 });
-                if let Some(start) = start {
-                    self.memory.unread.remember((mm.key, start));
+                let Answer::Found(Reading::Final(build)) = read else {
+                    return self.look_again(mm, address);
+                };
+                self.cookies.set_build(cookie, build);
+            }
+            Lookup::Anonymous { cookie, .. } if self.cookies.wants_vdso(cookie) => {
+                let Some(work) = self.work_to_identify() else {
+                    return self.look_again(mm, address);
+                };
+                if !self.cookies.try_vdso(cookie, self.sync) {
+                    return;
                 }
+                let read = self.ask_within(work, |world| world.read_vdso(mm, address, page_table));
+                let Answer::Found(Some(image)) = read else {
+                    return self.look_again(mm, address);
+                };
+                self.cookies.set_vdso(cookie, image.as_deref());
+            }
+            _ => {}
+        }
+    }
+
+    /// Work to identify a file or region with; no try is lost when there is not enough left.
+    fn work_to_identify(&self) -> Option<u32> {
+        let work = self.memory.budget.grant(WORK_PER_BUILD_ID);
+        work.filter(|work| *work == WORK_PER_BUILD_ID)
+    }
+
+    /// Has the next sample in the mapping of `address` looked up in the guest when the next sync comes.
+    fn look_again(&mut self, mm: Mm, address: u64) {
+        let entry = self.memory.tables.entry(mm.place);
+        let start = entry.and_then(|entry| {
+            let index = entry.table.find(address)?;
+            Some(entry.table.origin(index)?.vma.start)
+        });
+        if let Some(start) = start {
+            self.memory.unread.remember((mm.key, start));
+        }
+    }
+
+    /// The start of `vma` as its process has it in memory.
+    fn mapped(
+        &mut self,
+        space: u64,
+        vma: &Vma,
+        page_table: u32,
+    ) -> Result<Mapped<'_, 'a, M>, Stop> {
+        let table = self.walker.u64(space, page_table, Fault::BadMapping)?;
+        Ok(Mapped {
+            root: self.walker.gpa(table, Fault::BadPageTable)?,
+            levels: self.walker.space.description().levels,
+            ram: &mut self.walker.ram,
+            start: vma.start,
+            bytes: vma.end.min(self.user_end).saturating_sub(vma.start),
+        })
+    }
+
+    /// Reads the anonymous region at `address` if it holds a vDSO: `Some(None)` when it holds none, `None` when its first page is not in
+    /// memory. Pages behind that are not are left zero.
+    fn read_vdso(
+        &mut self,
+        mm: Mm,
+        address: u64,
+        page_table: u32,
+    ) -> Result<Option<Option<Vec<u8>>>, Stop> {
+        let space = mm.key.space;
+        let place = vma::find(&mut self.walker, space, address)?;
+        let region = place.vma(address).filter(|vma| vma.file == 0);
+        let region = region.ok_or(Stop::Changed)?;
+        let bytes = region.end.saturating_sub(region.start).min(MAX_VDSO_BYTES);
+        let mut mapped = self.mapped(space, &region, page_table)?;
+        let mut magic = [0; MAGIC.len()];
+        match mapped.read(0, &mut magic) {
+            Ok(()) => {}
+            Err(WalkError::NotPresent(_)) => return Ok(None),
+            Err(error) => return Err(stop(error, space)),
+        }
+        // Other memory is none of the host's business.
+        if magic != *MAGIC {
+            return Ok(Some(None));
+        }
+        let mut image = vec![0; usize::try_from(bytes).unwrap_or(0)];
+        for (page, offset) in image.chunks_mut(PAGE_BYTES).zip((0..).step_by(PAGE_BYTES)) {
+            match mapped.read(offset, page) {
+                Ok(()) => {}
+                Err(WalkError::NotPresent(_)) => page.fill(0),
+                Err(error) => return Err(stop(error, space)),
             }
         }
+        place.check(&mut self.walker, space)?;
+        self.check_task(mm)?;
+        let calls_itself = |name: &&[u8]| image.windows(name.len()).any(|bytes| bytes == *name);
+        let is_vdso = VDSO_SONAMES.iter().any(calls_itself);
+        Ok(Some(is_vdso.then_some(image)))
     }
 
     /// Reads the build-id of the file that is mapped at `address`, which must be the one with this cookie.
@@ -150,24 +247,12 @@ impl<M: GuestMemoryBackend> GuestWorld<'_, M> {
         let Some((place, start)) = self.start_of_file(space, sampled, place)? else {
             return Ok(Reading::Final(FileBuild::Unknown));
         };
-        let table = self.walker.u64(space, page_table, Fault::BadMapping)?;
-        let mut image = Mapped {
-            root: self.walker.gpa(table, Fault::BadPageTable)?,
-            levels: self.walker.space.description().levels,
-            ram: &mut self.walker.ram,
-            start: start.start,
-            bytes: start.end.min(self.user_end).saturating_sub(start.start),
-        };
+        let mut image = self.mapped(space, &start, page_table)?;
         let reading = match build_id::find(&mut image) {
             Ok(Some(id)) => Reading::Final(FileBuild::Id(id)),
             Ok(None) => Reading::Final(FileBuild::WithoutId),
             Err(WalkError::NotPresent(_) | WalkError::NotCanonical(_)) => Reading::NotPresent,
-            Err(WalkError::Memory(MemoryError::OverBudget)) => {
-                return Err(Stop::Bad(Fault::OverBudget, space));
-            }
-            Err(WalkError::Cycle(_) | WalkError::Reserved(_) | WalkError::Memory(_)) => {
-                return Err(Stop::Bad(Fault::BadPageTable, space));
-            }
+            Err(error) => return Err(stop(error, space)),
         };
         // What was read belongs to the file if the mapping was there before and is there now: while it is, so is its file.
         if self.file_cookie(start.file)? != cookie {
