@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use oprofile_device::{CookieTarget, Device, FileBuild};
-use oprofile_session::{Build, BuildId, FileIdentity, GuestFile, GuestFiles};
+use oprofile_session::{Build, BuildId, FileIdentity, GuestFile, GuestFiles, Symbol, vdso};
 use vm_memory::GuestMemoryMmap;
 
 use disks::Disks;
@@ -157,6 +157,15 @@ impl GuestFiles for HostedFiles {
         self.offer_initrd(path, identity, take);
     }
 
+    fn region_symbols(&self, cookie: u64) -> Vec<Symbol> {
+        match (self.device.cookie(cookie), self.device.vdso(cookie)) {
+            (Some(CookieTarget::Anonymous { start, .. }), Some(image)) => {
+                vdso::symbols(&image, start)
+            }
+            _ => Vec::new(),
+        }
+    }
+
     fn is_partial(&self) -> bool {
         self.sources.archive
     }
@@ -186,6 +195,10 @@ impl GuestFiles for SettledFiles {
             // Nothing says on which disk it is.
             (None, _) => {}
         }
+    }
+
+    fn region_symbols(&self, cookie: u64) -> Vec<Symbol> {
+        self.hosted.region_symbols(cookie)
     }
 }
 
