@@ -67,6 +67,8 @@ words = re.findall(r"[0-9]+", text)
 print(sum(map(int, words)), len(sorted(words)))' &
 wanted gzip && until_end gzip -c /bin/busybox &
 wanted perl && until_end perl -e 'my %h; $h{$_ % 97} .= "x" x 10 for 1 .. 20000; print scalar keys %h' &
+# Asks for the time all the time, which the vDSO answers.
+wanted clock && until_end perl -e 'time for 1 .. 2000000' &
 wanted sqlite && until_end sqlite3 :memory: 'with recursive c(x) as (select 1 union all select x + 1 from c where x < 20000) select sum(x * x) from c' &
 # Short-lived processes, and libraries that come and go in one that stays.
 wanted storm && until_end brief 40 &

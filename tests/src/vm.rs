@@ -83,6 +83,15 @@ impl Vm {
         Self::debian_of(&path("vmlinuz"), &path("initramfs.cpio"), part, seconds)
     }
 
+    /// The same with another initrd.
+    ///
+    /// # Panics
+    /// When the kernel is not named by `OPROFILE_LINUX_KERNEL`.
+    #[must_use]
+    pub fn debian_from(initrd: &str, part: &str, seconds: u32) -> Self {
+        Self::debian_of(&file_of("OPROFILE_LINUX_KERNEL"), initrd, part, seconds)
+    }
+
     fn debian_of(kernel: &str, initrd: &str, part: &str, seconds: u32) -> Self {
         let only = match part {
             "" => String::new(),
