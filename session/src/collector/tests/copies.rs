@@ -229,6 +229,16 @@ fn several_builds_under_one_name_have_no_copy_and_both_are_listed() {
 }
 
 #[test]
+fn a_copy_goes_when_another_build_of_its_name_becomes_known() {
+    let builds = vec![known(id(2)), known(Build::Unknown)];
+    let mut run = Run::new(builds, vec![(b"/bin/work", elf(2))]);
+    assert_eq!(run.flush(), copied(1, 0));
+    run.files.known[1] = known(id(3));
+    assert_eq!(run.flush(), missing(Missing::SeveralBuilds));
+    assert_eq!(run.copy(), None);
+}
+
+#[test]
 fn the_list_of_files_follows_what_becomes_known_and_is_kept_with_the_session() {
     let mut run = Run::new(vec![known(Build::Unknown)], Vec::new());
     run.flush();
