@@ -1,9 +1,10 @@
 //! The file behind a disk.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 
@@ -16,6 +17,18 @@ pub enum ImageError {
     /// It cannot be opened.
     #[error("Cannot open disk image {}", path.display())]
     Open {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// It may not be written.
+    #[error(
+        "Cannot open disk image {} for writing; change its permissions, or append ,ro for a disk that the guest may only read",
+        path.display()
+    )]
+    Write {
         /// The file.
         path: PathBuf,
         /// Why not.
@@ -44,6 +57,8 @@ pub struct Image {
     file: File,
     bytes: u64,
     read_only: bool,
+    path: PathBuf,
+    has_failed: AtomicBool,
 }
 
 impl Image {
@@ -56,15 +71,26 @@ impl Image {
             path: path.to_owned(),
             source,
         };
+        // Before it is opened: that would wait for ever at a pipe.
+        let kind = fs::metadata(path).map_err(open)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(ImageError::Kind(path.to_owned()));
+        }
         let mut file = OpenOptions::new()
             .read(true)
             .write(!read_only)
             .open(path)
-            .map_err(open)?;
-        let kind = file.metadata().map_err(open)?.file_type();
-        if kind.is_dir() || kind.is_symlink() {
-            return Err(ImageError::Kind(path.to_owned()));
-        }
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                    if !read_only =>
+                {
+                    ImageError::Write {
+                        path: path.to_owned(),
+                        source,
+                    }
+                }
+                _ => open(source),
+            })?;
         // Also of a block device, whose metadata do not tell its size.
         let bytes = io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(open)?;
         if bytes == 0 || !bytes.is_multiple_of(SECTOR) {
@@ -77,7 +103,24 @@ impl Image {
             file,
             bytes,
             read_only,
+            path: path.to_owned(),
+            has_failed: AtomicBool::new(false),
         })
+    }
+
+    /// Tells of the first failure of the host's file; the guest can make it fail as often as it likes.
+    pub fn tell_failure(&self, what: &str, error: &io::Error) {
+        if self.has_failed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let path = self.path.display();
+        let reason = match error.kind() {
+            io::ErrorKind::UnexpectedEof => "it has become shorter since it was opened".to_owned(),
+            _ => error.to_string(),
+        };
+        tracing::warn!(
+            "Cannot {what} disk image {path}: {reason}; the guest gets I/O errors, and no more of them are told"
+        );
     }
 
     /// Number of sectors.
@@ -129,7 +172,7 @@ mod tests {
 
     fn image(bytes: usize) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), vec![7; bytes]).unwrap();
+        fs::write(file.path(), vec![7; bytes]).unwrap();
         file
     }
 
@@ -159,6 +202,16 @@ mod tests {
                 Err(ImageError::Size { .. })
             ));
         }
+    }
+
+    #[test]
+    fn file_that_may_not_be_written_is_told_with_what_to_do() {
+        // Nobody may write there, not even root.
+        let path = Path::new("/sys/kernel/notes");
+        let error = Image::open(path, false).unwrap_err();
+        let message = error.to_string();
+        assert!(matches!(error, ImageError::Write { .. }), "{error:?}");
+        assert!(message.contains("/sys/kernel/notes") && message.contains(",ro"));
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl Request {
                 self.each_chunk(|at, address, buffer| {
                     image
                         .read(at, buffer)
-                        .map_err(|error| failed("read", &error))?;
+                        .map_err(|error| failed(image, "read", &error))?;
                     memory
                         .write_slice(buffer, address)
                         .map_err(|_| VIRTIO_BLK_S_IOERR)
@@ -149,14 +149,14 @@ impl Request {
                         .map_err(|_| VIRTIO_BLK_S_IOERR)?;
                     image
                         .write(at, buffer)
-                        .map_err(|error| failed("write", &error))
+                        .map_err(|error| failed(image, "write", &error))
                 })?;
                 Ok(0)
             }
             VIRTIO_BLK_T_FLUSH => image
                 .flush()
                 .map(|()| 0)
-                .map_err(|error| failed("flush", &error)),
+                .map_err(|error| failed(image, "flush", &error)),
             VIRTIO_BLK_T_GET_ID => match self.data.first() {
                 Some(target) if target.writable && target.length >= ID_BYTES => memory
                     .write_slice(&[0; ID_BYTES as usize], target.address)
@@ -205,8 +205,8 @@ impl Request {
 }
 
 /// The host's own trouble, which the guest sees as an I/O error.
-fn failed(what: &str, error: &std::io::Error) -> u32 {
-    tracing::warn!("Cannot {what} a disk image: {error}");
+fn failed(image: &Image, what: &str, error: &std::io::Error) -> u32 {
+    image.tell_failure(what, error);
     VIRTIO_BLK_S_IOERR
 }
 

@@ -14,6 +14,8 @@ const MAGIC: &[u8] = b"HdrS";
 /// The byte that tells where the header ends: so many bytes behind [`MAGIC_AT`].
 const LENGTH_AT: usize = 0x201;
 const SECTOR: usize = 512;
+/// Unit of `syssize`.
+const PARAGRAPH: u64 = 16;
 /// Sectors of real-mode code when the header says 0.
 const OLD_SECTORS: usize = 4;
 /// Protocol version that brought `xloadflags`, `pref_address` and `init_size` (2.12, Linux 3.8).
@@ -72,7 +74,11 @@ impl BzImage {
         let size = bytes
             .len()
             .checked_sub(code)
-            .filter(|size| *size as u64 > ENTRY)
+            .filter(|size| {
+                // A signature may follow.
+                let told = u64::from(header.syssize) * PARAGRAPH;
+                *size as u64 > ENTRY && *size as u64 >= told
+            })
             .ok_or(KernelError::Truncated("the protected-mode code"))?;
         let load = header.pref_address;
         let needed = u64::from(header.init_size).max(size as u64);
@@ -109,6 +115,7 @@ pub(crate) mod tests {
             xloadflags: KERNEL_64,
             pref_address: 0x10_0000,
             init_size: 0x8000,
+            syssize: u32::try_from(code).unwrap() / 16,
             // Where the header ends is told in the second byte of a jump.
             jump: 0x6aeb,
             ..Default::default()
@@ -144,7 +151,7 @@ pub(crate) mod tests {
     #[test]
     fn truncated_image_is_refused() {
         let whole = image(0x1000);
-        for length in [0x206, 0x240, 1024, 1024 + 0x200] {
+        for length in [0x206, 0x240, 1024, 1024 + 0x200, 1024 + 0xfff] {
             let error = BzImage::parse(&whole[..length]).unwrap_err();
             assert!(
                 matches!(error, KernelError::Truncated(_)),
@@ -161,6 +168,19 @@ pub(crate) mod tests {
             BzImage::parse(&file).unwrap_err(),
             KernelError::Address(0x1000)
         );
+    }
+
+    #[test]
+    fn header_that_tells_more_than_there_is_is_refused() {
+        let mut file = image(0x1000);
+        // Sectors of real-mode code.
+        file[0x1f1] = 200;
+        let error = BzImage::parse(&file).unwrap_err();
+        assert_eq!(error, KernelError::Truncated("the protected-mode code"));
+        let mut file = image(0x1000);
+        file[0x258..0x260].copy_from_slice(&(u64::MAX - 0x100).to_le_bytes());
+        let error = BzImage::parse(&file).unwrap_err();
+        assert_eq!(error, KernelError::Address(u64::MAX - 0x100));
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! The kernel file: what is checked before anything is set up for it.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use object::LittleEndian;
 use object::elf::{self, FileHeader64, NoteType, ProgramHeader64};
@@ -46,6 +47,17 @@ pub enum KernelError {
     /// A segment's place is impossible.
     #[error("A segment loads at {0:#x}, below 1 MiB or beyond 64 bits")]
     Address(u64),
+    /// Two segments would lie at the same place.
+    #[error("Two of its segments overlap at {0:#x}; it is damaged, copy or build it again")]
+    Overlap(u64),
+    /// A segment contradicts itself.
+    #[error(
+        "The segment at {0:#x} has more bytes in the file than in memory; it is damaged, copy or build it again"
+    )]
+    SegmentSize(u64),
+    /// The PVH note leads nowhere.
+    #[error("Its PVH entry {0:#x} is in no segment; it is damaged, copy or build it again")]
+    PvhEntry(u32),
 }
 
 /// A kernel that has been checked.
@@ -129,9 +141,13 @@ fn elf_kind(data: &[u8]) -> Result<(KernelKind, u64), KernelError> {
     let segments = header
         .program_headers(endian, data)
         .map_err(|_| KernelError::Truncated("the program header table"))?;
-    let end = loaded_end(segments, data)?;
+    let loaded = loaded(segments, data)?;
+    let end = loaded.last().map_or(0, |range| range.end);
     let kind = match pvh_entry(segments, data)? {
-        Some(entry) => KernelKind::Pvh(entry),
+        Some(entry) if loaded.iter().any(|range| range.contains(&entry.into())) => {
+            KernelKind::Pvh(entry)
+        }
+        Some(entry) => return Err(KernelError::PvhEntry(entry)),
         None => KernelKind::Elf64(elf_entry(header.e_entry.get(endian), segments)?),
     };
     Ok((kind, end))
@@ -174,28 +190,38 @@ fn pvh_entry(
     Ok(None)
 }
 
-fn loaded_end(segments: &[ProgramHeader64<LittleEndian>], data: &[u8]) -> Result<u64, KernelError> {
-    let mut end = 0;
+/// Where the segments lie in guest memory, ascending and apart.
+fn loaded(
+    segments: &[ProgramHeader64<LittleEndian>],
+    data: &[u8],
+) -> Result<Vec<Range<u64>>, KernelError> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
     for segment in segments {
-        let memory_size = segment.p_memsz(LittleEndian);
-        if segment.p_type(LittleEndian) != elf::PT_LOAD || memory_size == 0 {
+        let bytes = segment.p_memsz(LittleEndian);
+        if segment.p_type(LittleEndian) != elf::PT_LOAD || bytes == 0 {
             continue;
         }
         segment
             .data(LittleEndian, data)
             .map_err(|()| KernelError::Truncated("a segment"))?;
-        let address = segment.p_paddr(LittleEndian);
-        let bytes = memory_size.max(segment.p_filesz(LittleEndian));
-        let segment_end = address
+        let start = segment.p_paddr(LittleEndian);
+        if segment.p_filesz(LittleEndian) > bytes {
+            return Err(KernelError::SegmentSize(start));
+        }
+        let end = start
             .checked_add(bytes)
-            .filter(|_| address >= LOW_END)
-            .ok_or(KernelError::Address(address))?;
-        end = end.max(segment_end);
+            .filter(|_| start >= LOW_END)
+            .ok_or(KernelError::Address(start))?;
+        ranges.push(start..end);
     }
-    if end == 0 {
+    if ranges.is_empty() {
         return Err(KernelError::Empty);
     }
-    Ok(end)
+    ranges.sort_unstable_by_key(|range| range.start);
+    match ranges.windows(2).find(|pair| pair[0].end > pair[1].start) {
+        Some(pair) => Err(KernelError::Overlap(pair[1].start)),
+        None => Ok(ranges),
+    }
 }
 
 #[cfg(test)]
@@ -276,6 +302,47 @@ pub(crate) mod tests {
         assert_eq!(refused(low.clone()), KernelError::Address(0x1000));
         low[paddr..paddr + 8].copy_from_slice(&u64::MAX.to_le_bytes());
         assert_eq!(refused(low), KernelError::Address(u64::MAX));
+    }
+
+    /// A kernel of ten bytes, whose second segment is the note's, loaded too: so many bytes in file and memory, there.
+    fn two_segments(start: u64, file_size: u64, memory_size: u64) -> Vec<u8> {
+        let mut file = kernel(&[0xf4; 10], false);
+        let segment = 64;
+        file[segment] = 1;
+        for (field, value) in [(24, start), (32, file_size), (40, memory_size)] {
+            let at = segment + field;
+            file[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        file[24..32].copy_from_slice(&LOAD.to_le_bytes());
+        file
+    }
+
+    #[test]
+    fn segments_that_overlap_are_refused() {
+        let loads = |start, size| KernelImage::new(two_segments(start, 1, size).into());
+        assert_eq!(loads(LOAD + 10, 5).unwrap().end(), LOAD + 15);
+        assert_eq!(
+            loads(LOAD + 9, 5).unwrap_err(),
+            KernelError::Overlap(LOAD + 9)
+        );
+        assert_eq!(loads(LOAD, 1).unwrap_err(), KernelError::Overlap(LOAD));
+    }
+
+    #[test]
+    fn segment_with_more_bytes_in_the_file_than_in_memory_is_refused() {
+        let start = LOAD + 0x1000;
+        assert_eq!(
+            refused(two_segments(start, 5, 4)),
+            KernelError::SegmentSize(start)
+        );
+    }
+
+    #[test]
+    fn pvh_entry_outside_all_segments_is_refused() {
+        let mut file = kernel(&[0xf4; 10], true);
+        let entry = file.len() - 10 - 8;
+        file[entry..entry + 8].copy_from_slice(&(LOAD + 10).to_le_bytes());
+        assert_eq!(refused(file), KernelError::PvhEntry(0x10_000a));
     }
 
     #[test]

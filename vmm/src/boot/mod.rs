@@ -10,8 +10,8 @@ pub mod map;
 pub mod pvh;
 
 use std::borrow::Cow;
-use std::fs;
-use std::io::{self, Cursor};
+use std::fs::File;
+use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use linux_loader::cmdline::Cmdline;
@@ -24,7 +24,7 @@ pub use kernel::{KernelError, KernelImage, KernelKind};
 
 use crate::acpi;
 use crate::config::{Source, VmConfig};
-use crate::memory::Layout;
+use crate::memory::{HOLE_START, Layout};
 
 /// The initrd starts on a page.
 const PAGE: u64 = 4096;
@@ -63,15 +63,35 @@ pub enum BootError {
         /// End of low RAM.
         available: u64,
     },
+    /// The kernel wants to be where no memory can be.
+    #[error(
+        "The kernel needs guest memory up to {0:#x}, but a guest has none between {HOLE_START:#x} and 4 GiB; its headers are \
+         damaged, or it is no kernel for such a machine"
+    )]
+    KernelTooHigh(u64),
     /// The initrd does not fit beside the kernel.
     #[error(
-        "The initrd of {size} bytes does not fit into guest memory beside the kernel ({room} bytes are free); use a larger --memory"
+        "The initrd of {size} bytes does not fit between the kernel and {limit:#x}, where {room} bytes are free; use a larger \
+         --memory or a smaller initrd"
     )]
     InitrdTooBig {
         /// Its bytes.
         size: u64,
-        /// Bytes between kernel and end of low RAM.
+        /// Bytes between kernel and limit.
         room: u64,
+        /// End of low RAM, or of what the kernel can take an initrd from.
+        limit: u64,
+    },
+    /// Nothing is in the initrd.
+    #[error("The initrd {} is empty; build it again, or leave --initrd out", .0.display())]
+    InitrdEmpty(PathBuf),
+    /// A file is larger than the guest.
+    #[error("The {what} {} is larger than guest memory; use a larger --memory, or is it another file?", path.display())]
+    FileTooBig {
+        /// "kernel" or "initrd".
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
     },
     /// Loading failed although everything had been checked.
     #[error("Cannot load the kernel into guest memory")]
@@ -98,23 +118,34 @@ pub struct BootFiles {
 }
 
 impl BootFiles {
+    /// A checked kernel, with the content of an initrd.
+    pub const fn new(kernel: KernelImage, initrd: Option<Cow<'static, [u8]>>) -> Self {
+        Self { kernel, initrd }
+    }
+
     /// Reads what `config` names.
     ///
     /// # Errors
     /// When a file cannot be read or the kernel cannot be booted.
     pub fn read(config: &VmConfig) -> Result<Self, BootError> {
         let (name, bytes) = match &config.kernel {
-            Source::File(path) => (path.display().to_string(), read("kernel", path)?.into()),
+            Source::File(path) => {
+                let bytes = read("kernel", path, config.memory)?;
+                (path.display().to_string(), bytes.into())
+            }
             Source::Embedded => ("(built in)".to_owned(), embedded::KERNEL.into()),
         };
         let kernel =
             KernelImage::new(bytes).map_err(|source| BootError::Kernel { name, source })?;
         let initrd = match &config.initrd {
-            Some(Source::File(path)) => Some(read("initrd", path)?.into()),
+            Some(Source::File(path)) => match read("initrd", path, config.memory)? {
+                bytes if bytes.is_empty() => return Err(BootError::InitrdEmpty(path.clone())),
+                bytes => Some(bytes.into()),
+            },
             Some(Source::Embedded) => Some(embedded::INITRD.into()),
             None => None,
         };
-        Ok(Self { kernel, initrd })
+        Ok(Self::new(kernel, initrd))
     }
 
     /// Where and how the kernel is entered.
@@ -133,22 +164,24 @@ impl BootFiles {
     /// When kernel and initrd do not fit into low RAM.
     pub fn place(&self, layout: Layout) -> Result<Placement, BootError> {
         let (needed, available) = (self.kernel.end(), layout.low_end());
+        if needed > HOLE_START {
+            return Err(BootError::KernelTooHigh(needed));
+        }
         if needed > available {
             return Err(BootError::KernelTooBig { needed, available });
         }
         let initrd = self.initrd.as_ref().map(|initrd| {
             let size = initrd.len() as u64;
             // As high as it goes, so that the kernel can use what follows it.
-            let start = available
-                .min(self.kernel.initrd_limit())
-                .checked_sub(size)
-                .map(|start| start - start % PAGE);
+            let limit = available.min(self.kernel.initrd_limit());
+            let start = limit.checked_sub(size).map(|start| start - start % PAGE);
             start
                 .filter(|start| *start >= needed)
                 .map(GuestAddress)
                 .ok_or(BootError::InitrdTooBig {
                     size,
-                    room: available - needed,
+                    room: limit.saturating_sub(needed),
+                    limit,
                 })
         });
         Ok(Placement {
@@ -207,17 +240,36 @@ pub struct Placement {
     initrd: Option<GuestAddress>,
 }
 
-fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, BootError> {
-    fs::read(path).map_err(|source| BootError::Read {
-        what,
-        path: path.to_owned(),
-        source,
-    })
+impl Placement {
+    /// GPA of the initrd.
+    pub const fn initrd(&self) -> Option<GuestAddress> {
+        self.initrd
+    }
+}
+
+/// Reads a file of at most `memory` bytes; a device without an end is not read for ever.
+fn read(what: &'static str, path: &Path, memory: u64) -> Result<Vec<u8>, BootError> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(memory.saturating_add(1)).read_to_end(&mut bytes))
+        .map_err(|source| BootError::Read {
+            what,
+            path: path.to_owned(),
+            source,
+        })?;
+    match bytes.len() as u64 > memory {
+        true => Err(BootError::FileTooBig {
+            what,
+            path: path.to_owned(),
+        }),
+        false => Ok(bytes),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use vm_memory::GuestMemoryBackend;
 
     const MACHINE: acpi::Machine<'_> = acpi::Machine {
@@ -319,6 +371,49 @@ mod tests {
             let error = files(1, Some(size)).place(layout).unwrap_err();
             assert!(matches!(error, BootError::InitrdTooBig { .. }), "{size}");
         }
+    }
+
+    #[test]
+    fn kernel_that_would_lie_in_the_hole_is_told_apart_from_one_that_is_too_large() {
+        let mut image = bzimage::tests::image(0x1000);
+        // `init_size`.
+        image[0x260..0x264].fill(0xff);
+        let files = BootFiles {
+            kernel: KernelImage::new(image.into()).unwrap(),
+            initrd: None,
+        };
+        let error = files.place(Layout::new(4 << 20).unwrap()).unwrap_err();
+        assert!(
+            matches!(error, BootError::KernelTooHigh(0x1_000f_ffff)),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn initrd_stays_below_what_the_kernel_can_take() {
+        let mut image = bzimage::tests::image(0x1000);
+        // `initrd_addr_max`.
+        image[0x22c..0x230].copy_from_slice(&0x1f_ffff_u32.to_le_bytes());
+        let mut files = BootFiles {
+            kernel: KernelImage::new(image.into()).unwrap(),
+            initrd: Some(vec![7; 0x1000].into()),
+        };
+        let layout = Layout::new(16 << 20).unwrap();
+        let placement = files.place(layout).unwrap();
+        assert_eq!(placement.initrd, Some(GuestAddress(0x1f_f000)));
+        files.initrd = Some(vec![7; 1 << 20].into());
+        let error = files.place(layout).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                BootError::InitrdTooBig {
+                    limit: 0x20_0000,
+                    room: 0xf_8000,
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 
     #[test]

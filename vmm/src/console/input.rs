@@ -327,7 +327,7 @@ mod tests {
         rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).unwrap();
         let (guest, room, _input) = start(file.as_fd());
         guest.change(&room, |state| {
-            (state.is_listening, state.room) = (true, 100)
+            (state.is_listening, state.room) = (true, 100);
         });
         guest.wait_for(b"all");
         let mut guest = Some(guest);
