@@ -3,6 +3,7 @@
 #
 # Kernel command line: mix=SECONDS (default 8), only=PROGRAM for one part of the mix, agent=NAME=VALUE,… for parameters of the
 # module; with its parameter truth, the inodes of programs and libraries are told. scenario=NAME runs scenarios/NAME.sh besides.
+# root=DEVICE: goes on with the programs of that disk. only=shell: a shell on the console; only=cpus: one program on each vCPU.
 /bin/busybox --install -s /bin 2>/dev/null
 export PATH=/usr/bin:/bin
 mount -t proc proc /proc
@@ -15,17 +16,28 @@ fail() {
 	poweroff -f
 }
 
+root=
 while read -r module; do
 	insmod "/modules/$module.ko" || fail "cannot load $module"
 done </modules/order
 parameters=
 for word in $(cat /proc/cmdline); do
-	case $word in agent=*) parameters=$(echo "${word#agent=}" | tr , ' ') ;; esac
+	case $word in
+	agent=*) parameters=$(echo "${word#agent=}" | tr , ' ') ;;
+	root=*) root=${word#root=} ;;
+	esac
 done
 # shellcheck disable=SC2086 # one word each
 insmod /modules/virtio_oprofile.ko $parameters || fail "cannot load virtio_oprofile"
 statistics=$(echo /sys/bus/virtio/drivers/virtio_oprofile/virtio*/statistics)
 [ -r "$statistics" ] || fail "there is no profiling device"
+
+if [ -n "$root" ]; then
+	mkdir /newroot
+	mount -t ext4 "$root" /newroot || fail "cannot mount $root"
+	umount /tmp /dev /sys /proc
+	exec switch_root /newroot /sbin/init
+fi
 
 seconds=8
 only=
@@ -37,6 +49,11 @@ for word in $(cat /proc/cmdline); do
 	scenario=*) scenario=${word#scenario=} ;;
 	esac
 done
+if [ "$only" = shell ]; then
+	echo "guest: a shell is on the console"
+	setsid -c sh </dev/ttyS0 >/dev/ttyS0 2>&1
+	fail "the shell has ended"
+fi
 echo "guest: Linux $(uname -r), $(nproc) vCPUs, programs run for $seconds s"
 case $parameters in
 *truth*)
@@ -73,6 +90,13 @@ wanted sqlite && until_end sqlite3 :memory: 'with recursive c(x) as (select 1 un
 # Short-lived processes, and libraries that come and go in one that stays.
 wanted storm && until_end brief 40 &
 wanted storm && until_end brief 60 &
+if [ "$only" = cpus ]; then
+	cpu=0
+	while [ $cpu -lt "$(nproc)" ]; do
+		taskset -c $cpu shares $milliseconds &
+		cpu=$((cpu + 1))
+	done
+fi
 wanted plugin && plugin $milliseconds &
 # Code that is moved and replaced: by itself, for it fills the buffers with what others' samples would thin out.
 [ "$only" = moves ] && moves $milliseconds /usr/lib &

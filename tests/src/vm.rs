@@ -1,9 +1,9 @@
 //! Runs `oprofile-vmm` and looks at what it leaves.
 
 use std::env;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -44,6 +44,7 @@ pub struct Vm {
     device: Option<Vec<String>>,
     session: Option<PathBuf>,
     without_session: bool,
+    has_keyboard: bool,
     limit: Duration,
 }
 
@@ -125,6 +126,7 @@ impl Vm {
             device: Some(Vec::new()),
             session: None,
             without_session: false,
+            has_keyboard: false,
             limit: LIMIT,
         }
     }
@@ -171,6 +173,13 @@ impl Vm {
         self
     }
 
+    /// Input for the console, see [`Running::type_text`]; without it there is none.
+    #[must_use]
+    pub fn keyboard(mut self) -> Self {
+        self.has_keyboard = true;
+        self
+    }
+
     /// A session directory of the test's own instead of a fresh one.
     #[must_use]
     pub fn session(mut self, session: &Path) -> Self {
@@ -202,7 +211,10 @@ impl Vm {
             command.args(["--oprofile-dev", &keys.join(",")]);
         }
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(match self.has_keyboard {
+                true => Stdio::piped(),
+                false => Stdio::null(),
+            })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -224,6 +236,7 @@ impl Vm {
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         });
         Running {
+            keyboard: child.stdin.take(),
             child,
             lines,
             seen: Vec::new(),
@@ -258,6 +271,7 @@ impl Vm {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
+    keyboard: Option<ChildStdin>,
     lines: Receiver<String>,
     seen: Vec<String>,
     reader: JoinHandle<()>,
@@ -289,6 +303,17 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// Types at the guest's console.
+    ///
+    /// # Panics
+    /// When the machine has no keyboard or is gone.
+    pub fn type_text(&mut self, text: &str) {
+        let keyboard = self.keyboard.as_mut().expect("there is a keyboard");
+        keyboard
+            .write_all(text.as_bytes())
+            .unwrap_or_else(|error| panic!("cannot type {text:?}: {error}"));
     }
 
     /// Process id of the VMM.

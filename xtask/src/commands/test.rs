@@ -165,6 +165,7 @@ fn on_kvm(
         ("OPROFILE_LINUX_KERNEL".into(), guest.kernel.into()),
         ("OPROFILE_LINUX_INITRD".into(), guest.initrd.into()),
         ("OPROFILE_LINUX_DISK".into(), guest.disk.into()),
+        ("OPROFILE_LINUX_ROOT".into(), guest.root.into()),
         ("OPROFILE_LINUX_SHARES".into(), guest.on_disk.into()),
     ];
     let step = Step::begin("tests on KVM");

@@ -1,7 +1,8 @@
-//! The guest's initramfs.
+//! The guest's initramfs and disks.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -40,17 +41,63 @@ const LEFT_OUT: [&str; 11] = [
     "usr/lib/x86_64-linux-gnu/gconv",
 ];
 
-/// Size of the disk.
+/// Sizes of the disks.
 const DISK_SIZE: &str = "16M";
+const ROOT_SIZE: &str = "32M";
+
+/// The first process of a guest whose root is a disk.
+const ROOT_INIT: &str = "images/linux/root.sh";
+
+/// What it runs besides: an interpreter and its libraries, as links are followed.
+const ON_ROOT: [&str; 5] = [
+    "usr/bin/perl",
+    "lib/x86_64-linux-gnu/libc.so.6",
+    "lib/x86_64-linux-gnu/libcrypt.so.1",
+    "lib/x86_64-linux-gnu/libm.so.6",
+    "lib64/ld-linux-x86-64.so.2",
+];
+
+/// The first process of a guest that is only booted.
+const BOOT_INIT: &str = "images/linux/boot.sh";
 
 /// Makes a disk image: an ext4 file system with one program in it. Returns its path.
 pub fn disk(cache: &Path, program: &Path) -> Result<PathBuf, LinuxError> {
-    let mke2fs = apt::program("mke2fs", "e2fsprogs", "it makes a disk for the guest")?;
     let content = tempfile::tempdir_in(cache).map_err(LinuxError::file(cache))?;
     let name = program.file_name().unwrap_or_default();
-    let copy = content.path().join(name);
-    fs::copy(program, &copy).map_err(LinuxError::file(&copy))?;
-    let path = cache.join("disk.img");
+    put(content.path(), Path::new(name), program)?;
+    file_system(content.path(), &cache.join("disk.img"), DISK_SIZE)
+}
+
+/// Makes a disk image that a guest can have as its root. Returns its path.
+pub fn root(cache: &Path, programs: &Programs) -> Result<PathBuf, LinuxError> {
+    let content = tempfile::tempdir_in(cache).map_err(LinuxError::file(cache))?;
+    let to = content.path();
+    for directory in ["dev", "proc", "sys"] {
+        let directory = to.join(directory);
+        fs::create_dir(&directory).map_err(LinuxError::file(&directory))?;
+    }
+    put(to, "sbin/init".as_ref(), &repo::root().join(ROOT_INIT))?;
+    put(to, "bin/busybox".as_ref(), &programs.busybox)?;
+    put(to, "usr/bin/shares".as_ref(), &programs.on_disk)?;
+    for name in ON_ROOT {
+        put(to, name.as_ref(), &programs.packages.join(name))?;
+    }
+    file_system(to, &cache.join("root.img"), ROOT_SIZE)
+}
+
+/// Copies `file` to `name` below `directory`, as a program.
+fn put(directory: &Path, name: &Path, file: &Path) -> Result<(), LinuxError> {
+    let copy = directory.join(name);
+    if let Some(parent) = copy.parent() {
+        fs::create_dir_all(parent).map_err(LinuxError::file(parent))?;
+    }
+    fs::copy(file, &copy).map_err(LinuxError::file(file))?;
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).map_err(LinuxError::file(&copy))
+}
+
+/// Makes an ext4 file system with `content` in the file `path`, which it returns.
+fn file_system(content: &Path, path: &Path, size: &str) -> Result<PathBuf, LinuxError> {
+    let mke2fs = apt::program("mke2fs", "e2fsprogs", "it makes disks for the guest")?;
     let unfinished = path.with_extension("unfinished");
     match fs::remove_file(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -61,11 +108,30 @@ pub fn disk(cache: &Path, program: &Path) -> Result<PathBuf, LinuxError> {
     apt::capture(
         Command::new(mke2fs)
             .args(["-q", "-t", "ext4", "-d"])
-            .arg(content.path())
+            .arg(content)
             .arg(&unfinished)
-            .arg(DISK_SIZE),
+            .arg(size),
     )?;
-    fs::rename(&unfinished, &path).map_err(LinuxError::file(&path))?;
+    fs::rename(&unfinished, path).map_err(LinuxError::file(path))?;
+    Ok(path.to_owned())
+}
+
+/// Writes an initramfs with nothing but an init that powers off. Returns its path.
+pub fn pack_boot(cache: &Path, busybox: &Path) -> Result<PathBuf, LinuxError> {
+    let init = repo::root().join(BOOT_INIT);
+    let path = cache.join("boot.cpio");
+    let pack = |file| {
+        let mut archive = Archive::new(BufWriter::new(file), MODIFIED);
+        for directory in ["dev", "proc"] {
+            archive.directory(Path::new(directory))?;
+        }
+        archive.file(Path::new("init"), 0o755, &fs::read(&init)?)?;
+        archive.file(Path::new("bin/busybox"), 0o755, &fs::read(busybox)?)?;
+        archive.finish()
+    };
+    File::create(&path)
+        .and_then(pack)
+        .map_err(LinuxError::file(&path))?;
     Ok(path)
 }
 

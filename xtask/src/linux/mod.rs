@@ -81,6 +81,8 @@ pub struct Guest {
     pub disk: PathBuf,
     /// That program.
     pub on_disk: PathBuf,
+    /// A disk image to have as the root.
+    pub root: PathBuf,
     /// Debug files of its libraries, as below `/usr/lib/debug`.
     pub debug: PathBuf,
 }
@@ -104,11 +106,13 @@ pub fn prepare(flavour: Flavour) -> Result<Guest, LinuxError> {
     ));
     let initrd = image::pack(&cache, &kernel, &own, &programs)?;
     let disk = image::disk(&shared, &programs.on_disk)?;
+    let root = image::root(&shared, &programs)?;
     step.done();
     Ok(Guest {
         kernel: lasting_name(&cache, &kernel.image)?,
         initrd,
         disk,
+        root,
         on_disk: programs.on_disk,
         debug: programs.debug,
     })
@@ -124,6 +128,27 @@ fn lasting_name(cache: &Path, image: &Path) -> Result<PathBuf, LinuxError> {
             .map_err(LinuxError::file(&link))?;
     }
     Ok(link)
+}
+
+/// What is needed to boot the kernel and no more.
+#[derive(Debug)]
+pub struct BootGuest {
+    /// The kernel's image.
+    pub kernel: PathBuf,
+    /// The initramfs, whose init says that it runs and powers off.
+    pub initrd: PathBuf,
+}
+
+/// Fetches and builds what is missing of a guest that is only booted.
+pub fn prepare_boot() -> Result<BootGuest, LinuxError> {
+    let cache = home().join(Flavour::Cloud61.name());
+    fs::create_dir_all(&cache).map_err(LinuxError::file(&cache))?;
+    let kernel = fetch::kernel_of(Flavour::Cloud61.meta_package(), &cache.join("kernel"))?;
+    let initrd = image::pack_boot(&cache, &fetch::busybox(&repo::lab_dir())?)?;
+    Ok(BootGuest {
+        kernel: kernel.image,
+        initrd,
+    })
 }
 
 /// The kernel and its headers. A mirror has those of its newest kernel only, so a kernel that was fetched earlier, or by an old
