@@ -2,6 +2,7 @@
 
 mod apt;
 mod archive;
+mod boot_bench;
 mod cargo;
 mod fuzz;
 mod kvm_tests;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::Failure;
+use crate::boot_bench;
 use crate::cargo::{build_tools, run};
 use crate::linux::overhead;
 use crate::repo;
@@ -30,6 +31,9 @@ pub struct Arguments {
     /// Writes the session that the report tools are measured with into this directory and leaves it there.
     #[arg(long, value_name = "DIR")]
     session: Option<PathBuf>,
+    /// Measures how long a Debian kernel takes to its first process instead, beside QEMU on the same KVM.
+    #[arg(long, conflicts_with_all = ["json", "session", "names"])]
+    boot: bool,
     /// Jobs to run; all when none is named.
     #[arg(value_name = "NAME")]
     names: Vec<String>,
@@ -46,6 +50,11 @@ pub fn run_bench(arguments: &Arguments) -> Result<ExitCode, Failure> {
             print!("{costs}");
         }
         return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.boot {
+        return boot_bench::run(arguments.quick)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Failure::new);
     }
     let mut command: Vec<String> = ["run", "--quiet", "--release", "--"]
         .map(str::to_owned)

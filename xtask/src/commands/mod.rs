@@ -52,6 +52,9 @@ pub enum Command {
     /// Runs the probe's test guest on this machine's KVM.
     #[command(name = crate::probe::GUEST_COMMAND, hide = true)]
     ProbeGuest,
+    /// Measures boots on a machine with KVM.
+    #[command(name = crate::boot_bench::INSIDE_COMMAND, hide = true)]
+    BenchBootInside(crate::boot_bench::Inside),
 }
 
 impl Command {
@@ -72,6 +75,9 @@ impl Command {
             Self::Guest(arguments) => guest::run(&arguments),
             Self::Lab(arguments) => lab::run(arguments),
             Self::Probe => Ok(probe::run()),
+            Self::BenchBootInside(inside) => crate::boot_bench::run_inside(&inside)
+                .map(done)
+                .map_err(Failure::new),
             Self::ProbeGuest => crate::probe::run_guest().map(done).map_err(Failure::new),
         }
     }
