@@ -123,7 +123,7 @@ fn vcpus_of(directory: &Path, program: &str, found: &mut BTreeSet<u32>) {
 
 #[test]
 fn guest_with_many_vcpus_has_all_online_and_samples_of_each() {
-    let ended = Vm::debian("cpus", 10)
+    let ended = Vm::debian("cpus", 5)
         .cpus(MANY)
         .device("hz=200")
         .run()

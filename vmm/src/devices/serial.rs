@@ -17,9 +17,15 @@ pub const COM1_BYTES: u16 = 8;
 /// Its interrupt.
 pub const COM1_GSI: u32 = 4;
 
-/// Offsets of the registers that decide whether input is taken: interrupt enable, modem control (16550 data sheet).
-const INTERRUPT_ENABLE: u64 = 1;
+/// Offsets of registers (16550 data sheet). Interrupt enable and modem control decide whether input is taken.
+const INTERRUPT_ENABLE_REGISTER: u8 = 1;
+const INTERRUPT_ENABLE: u64 = INTERRUPT_ENABLE_REGISTER as u64;
+const INTERRUPT_IDENTIFICATION: u64 = 2;
 const MODEM_CONTROL: u64 = 4;
+/// Interrupt identification: there is input.
+const INPUT_AVAILABLE: u8 = 1 << 2;
+/// Line control: the first two registers are the divisor's.
+const DIVISOR_ACCESS: u8 = 1 << 7;
 /// Interrupt enable: one comes when there is input.
 const RECEIVE_INTERRUPT: u8 = 1;
 /// Modem control: the port hears itself, and nothing from outside.
@@ -138,9 +144,29 @@ fn is_listening<W: Write>(uart: &Serial<Irq, Room, Output<W>>) -> bool {
     state.interrupt_enable & RECEIVE_INTERRUPT != 0 && state.modem_control & LOOP == 0
 }
 
+/// As long as there is input, it is what interrupts. `vm-superio` forgets that at the first byte that is read, and a driver that
+/// stops reading before the last would never be told of the rest.
+fn tell_what_is_left<W: Write>(uart: &mut Serial<Irq, Room, Output<W>>) {
+    let state = uart.state();
+    if state.in_buffer.is_empty()
+        || state.interrupt_enable & RECEIVE_INTERRUPT == 0
+        || state.interrupt_identification & INPUT_AVAILABLE != 0
+        || state.line_control & DIVISOR_ACCESS != 0
+    {
+        return;
+    }
+    // What is written there again makes it look for input.
+    if let Err(error) = uart.write(INTERRUPT_ENABLE_REGISTER, state.interrupt_enable) {
+        tracing::debug!("Serial port: {error}");
+    }
+}
+
 impl<W: Write + Send> BusDevice for SerialPort<W> {
     fn read(&self, offset: u64, data: &mut [u8]) {
         let mut uart = self.lock();
+        if offset == INTERRUPT_IDENTIFICATION {
+            tell_what_is_left(&mut uart);
+        }
         let offset = u8::try_from(offset).unwrap_or(u8::MAX);
         // The registers are one byte wide, so more than one byte is a string instruction on one register.
         for byte in data {
@@ -257,6 +283,26 @@ mod tests {
             assert_eq!(usize::from(read(&port, 0)), byte);
         }
         assert_eq!(port.receive(&input[first..]), input.len() - first);
+    }
+
+    #[test]
+    fn input_that_is_left_is_still_what_interrupts() {
+        let port = port(Shared::default());
+        port.write(INTERRUPT_ENABLE, &[RECEIVE_INTERRUPT]);
+        assert_eq!(port.receive(b"abc"), 3);
+        let is_told = || read(&port, INTERRUPT_IDENTIFICATION) & INPUT_AVAILABLE != 0;
+        for byte in b"abc" {
+            assert!(is_told() && is_told());
+            assert_eq!(read(&port, 0), *byte);
+        }
+        assert!(!is_told());
+        // Not while the registers are the divisor's, which stays as it is.
+        assert_eq!(port.receive(b"d"), 1);
+        assert!(is_told());
+        port.write(3, &[DIVISOR_ACCESS]);
+        let divisor = read(&port, INTERRUPT_ENABLE);
+        assert!(!is_told());
+        assert_eq!(read(&port, INTERRUPT_ENABLE), divisor);
     }
 
     #[test]
