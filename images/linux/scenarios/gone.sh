@@ -1,7 +1,9 @@
 # Resets the device behind the agent's back, and takes it away, while its buffers are out. Needs iomem=relaxed.
 . /scenarios/load.sh
 platform=$(basename "$(dirname "$(readlink -f /sys/bus/virtio/devices/"$device")")")
-base=$(awk -v name="$platform" '$3 == name { sub("-.*", "", $1); print "0x" $1 }' /proc/iomem)
+# The range is listed once by its device's name, and once by its user's.
+base=$(awk -v name="$platform" '$3 == name { sub("-.*", "", $1); print "0x" $1; exit }' /proc/iomem)
+[ -n "$base" ] || fail "no registers of $platform"
 # Of the registers of virtio over MMIO, the status.
 status=$((base + 0x70))
 
