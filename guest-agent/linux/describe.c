@@ -80,8 +80,35 @@ static const struct oprofile_layout_entry fixed_layout[] = {
 	FIELD(SUPER_BLOCK_DEVICE, struct super_block, s_dev),
 };
 
-/* struct mount is private to the file system layer. */
+/* struct mount is private to the file system layer, and so is struct backing_file. */
 static const char *const mount_members[] = { "mnt_parent", "mnt_mountpoint", "mnt" };
+static const char *const backing_members[] = { "user_path" };
+
+#define BACKING_ENTRIES 4u
+
+/*
+ * Where a file of a layer (overlayfs) keeps the path that its user opened: since Linux 6.7 f_path is the layer's. How many
+ * entries that takes; 0 on kernels without.
+ */
+static u32 describe_backing(struct oprofile_layout_entry *entries)
+{
+#ifdef FMODE_BACKING
+	u32 path;
+
+	if (btf_offsets("backing_file", backing_members, &path, ARRAY_SIZE(backing_members)))
+		return 0;
+	entries[0] = (struct oprofile_layout_entry)FIELD(FILE_MODE, struct file, f_mode);
+	entries[1] = (struct oprofile_layout_entry)CONSTANT(FILE_MODE_BACKING,
+							    (__force u32)FMODE_BACKING);
+	entries[2] = (struct oprofile_layout_entry)FIELD_OF(FILE_BACKING_MOUNT, sizeof(void *),
+							    path + offsetof(struct path, mnt));
+	entries[3] = (struct oprofile_layout_entry)FIELD_OF(FILE_BACKING_DENTRY, sizeof(void *),
+							    path + offsetof(struct path, dentry));
+	return BACKING_ENTRIES;
+#else
+	return 0;
+#endif
+}
 
 /*
  * The kernel's own page tables. They are not exported, but stand in the note for crash dumps, which a kernel always has
@@ -120,11 +147,14 @@ static u64 lasting_task(void)
 int describe_hello(struct oprofile_device *dev)
 {
 	const char *release = utsname()->release;
+	struct oprofile_layout_entry backing[BACKING_ENTRIES];
+	u32 backing_count = describe_backing(backing);
 	struct oprofile_descriptor_header layout = {
 		.magic = cpu_to_le32(OPROFILE_LAYOUT_MAGIC),
 		.version = cpu_to_le16(OPROFILE_LAYOUT_VERSION),
 		.vma_store = cpu_to_le16(OPROFILE_VMA_STORE_MAPLE),
-		.count = cpu_to_le16(ARRAY_SIZE(fixed_layout) + ARRAY_SIZE(mount_members)),
+		.count = cpu_to_le16(ARRAY_SIZE(fixed_layout) + ARRAY_SIZE(mount_members) +
+				     backing_count),
 	};
 	struct oprofile_hello hello = {
 		.capabilities = cpu_to_le64((dev->settings.capabilities & USED_CAPABILITIES) |
@@ -136,9 +166,8 @@ int describe_hello(struct oprofile_device *dev)
 		.page_table_levels = cpu_to_le16(pgtable_l5_enabled() ? 5 : 4),
 		.cpus = cpu_to_le16(num_possible_cpus()),
 		.release_bytes = cpu_to_le16(strlen(release)),
-		.layout_bytes = cpu_to_le32(sizeof(layout) + sizeof(fixed_layout) +
-					    ARRAY_SIZE(mount_members) *
-						    sizeof(struct oprofile_layout_entry)),
+		.layout_bytes = cpu_to_le32(sizeof(layout) + le16_to_cpu(layout.count) *
+							     sizeof(struct oprofile_layout_entry)),
 	};
 	u32 offsets[ARRAY_SIZE(mount_members)];
 	u64 root, start, end;
@@ -171,7 +200,8 @@ int describe_hello(struct oprofile_device *dev)
 		    !request_push(dev, release, strlen(release)) ||
 		    !request_push(dev, &layout, sizeof(layout)) ||
 		    !request_push(dev, fixed_layout, sizeof(fixed_layout)) ||
-		    !request_push(dev, mount_layout, sizeof(mount_layout)))
+		    !request_push(dev, mount_layout, sizeof(mount_layout)) ||
+		    !request_push(dev, backing, backing_count * sizeof(*backing)))
 			return -E2BIG;
 	}
 	error = request_submit(dev, OPROFILE_KIND_HELLO, 0);

@@ -281,7 +281,13 @@ static struct notifier_block module_notifier = { .notifier_call = module_changed
 
 static int before_reboot(struct notifier_block *block, unsigned long code, void *unused)
 {
-	stop(the_device);
+	struct oprofile_device *dev = the_device;
+
+	stop(dev);
+	/* Kernels may reset devices on their way down, which is no failure. */
+	dev->ready = false;
+	cancel_work_sync(&dev->config_work);
+	cancel_delayed_work_sync(&dev->watch);
 	return NOTIFY_DONE;
 }
 

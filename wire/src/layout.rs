@@ -151,6 +151,15 @@ fields! {
     FileDentry = 65,
     /// File: pointer to the inode.
     FileInode = 66,
+    /// File: mode, `u32`; see [`Field::FileModeBacking`].
+    FileMode = 67,
+    /// Constant: bit mask in the mode that marks a file of a layer below, opened on behalf of another file system (overlayfs on
+    /// Linux 6.7 and later): mount and directory entry are the layer's there.
+    FileModeBacking = 68,
+    /// Such a file: pointer to the visible part of the mount that its user opened it through.
+    FileBackingMount = 69,
+    /// Such a file: pointer to the directory entry that its user opened.
+    FileBackingDentry = 70,
 
     /// Directory entry: pointer to its parent, itself at the top.
     DentryParent = 80,

@@ -2,7 +2,6 @@
 
 use vm_memory::GuestMemoryBackend;
 
-use super::layout::MountLayout;
 use super::walker::{Copied, Stop, Walker};
 use crate::cookies::FileKey;
 use crate::fault::Fault;
@@ -196,19 +195,28 @@ fn up<M: GuestMemoryBackend>(
     })
 }
 
-/// The mount that `file` was opened through, from the pointer to its visible part.
-fn mount_of<M: GuestMemoryBackend>(
+/// The directory entry that the user of `file` opened, and the mount that it was opened through (0 without mounts), from the
+/// pointer to its visible part.
+fn opened<M: GuestMemoryBackend>(
     walker: &mut Walker<'_, M>,
     file: u64,
-    layout: Option<MountLayout>,
-) -> Result<u64, Stop> {
-    let Some(layout) = layout else {
-        return Ok(0);
+) -> Result<(u64, u64), Stop> {
+    let (layout, mount) = (walker.layout.file, walker.layout.mount);
+    let mut places = (layout.dentry, mount.map_or(0, |layout| layout.of_file));
+    if let Some(backing) = layout.backing
+        && walker.u32(file, backing.mode, Fault::BadPath)? & backing.mask != 0
+    {
+        places = (backing.dentry, backing.mount);
+    }
+    let dentry = walker.u64(file, places.0, Fault::BadPath)?;
+    let Some(layout) = mount else {
+        return Ok((dentry, 0));
     };
-    let visible = walker.u64(file, layout.of_file, Fault::BadPath)?;
-    visible
+    let visible = walker.u64(file, places.1, Fault::BadPath)?;
+    let mount = visible
         .checked_sub(u64::from(layout.visible))
-        .ok_or(Stop::Bad(Fault::BadPath, file))
+        .ok_or(Stop::Bad(Fault::BadPath, file))?;
+    Ok((dentry, mount))
 }
 
 /// A path, and how it begins.
@@ -268,8 +276,7 @@ pub(super) fn read_file<M: GuestMemoryBackend>(
     file: u64,
 ) -> Result<FileFacts, Stop> {
     let layout = walker.layout;
-    let dentry_pointer = walker.u64(file, layout.file.dentry, Fault::BadPath)?;
-    let mount = mount_of(walker, file, layout.mount)?;
+    let (dentry_pointer, mount) = opened(walker, file)?;
     let dentry = Dentry::read(walker, dentry_pointer)?;
     let inode = match layout.file.inode {
         Some(offset) => walker.u64(file, offset, Fault::BadPath)?,
@@ -306,9 +313,7 @@ pub(super) fn read_file<M: GuestMemoryBackend>(
         dentry.is_unlinked
     };
     // The file's memory may have become another file's meanwhile.
-    if walker.u64(file, layout.file.dentry, Fault::BadPath)? != dentry_pointer
-        || mount_of(walker, file, layout.mount)? != mount
-    {
+    if opened(walker, file)? != (dentry_pointer, mount) {
         return Err(Stop::Changed);
     }
     Ok(FileFacts { key, deleted })
@@ -338,9 +343,7 @@ impl Identity {
         file: u64,
     ) -> Result<bool, Stop> {
         let layout = walker.layout.file;
-        if walker.u64(file, layout.dentry, Fault::BadPath)? != self.dentry
-            || mount_of(walker, file, walker.layout.mount)? != self.mount
-        {
+        if opened(walker, file)? != (self.dentry, self.mount) {
             return Ok(false);
         }
         if let Some(offset) = layout.inode
@@ -387,7 +390,7 @@ pub(super) fn identity<M: GuestMemoryBackend>(
     file: u64,
 ) -> Result<Identity, Stop> {
     let layout = walker.layout;
-    let dentry = walker.u64(file, layout.file.dentry, Fault::BadPath)?;
+    let (dentry, mount) = opened(walker, file)?;
     let mut copied = Copied::EMPTY;
     walker.window(dentry, layout.dentry.window, Fault::BadPath, &mut copied)?;
     let inode = match layout.file.inode {
@@ -395,7 +398,7 @@ pub(super) fn identity<M: GuestMemoryBackend>(
         None => layout.dentry.inode.map_or(0, |offset| copied.u64(offset)),
     };
     let mut identity = Identity {
-        mount: mount_of(walker, file, layout.mount)?,
+        mount,
         dentry,
         parent: copied.u64(layout.dentry.parent),
         name: copied.u64(layout.dentry.name),

@@ -139,6 +139,17 @@ impl VmaLayout {
 pub struct FileLayout {
     pub(super) dentry: u32,
     pub(super) inode: Option<u32>,
+    pub(super) backing: Option<BackingLayout>,
+}
+
+/// What a file of a layer below keeps of the file that its user opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackingLayout {
+    pub(super) mode: u32,
+    /// Mask in the mode that marks such a file.
+    pub(super) mask: u32,
+    pub(super) mount: u32,
+    pub(super) dentry: u32,
 }
 
 /// A directory entry.
@@ -203,6 +214,7 @@ impl Layout {
             file: FileLayout {
                 dentry: fields.need(Field::FileDentry, Kind::Word)?,
                 inode: fields.get(Field::FileInode, Kind::Word)?,
+                backing: Self::backing(&fields)?,
             },
             dentry: Self::dentry(&fields)?,
             mount: Self::mount(&fields)?,
@@ -294,6 +306,19 @@ impl Layout {
             hash_link: get(Field::DentryHashLink, Kind::Word)?,
             sequence: get(Field::DentrySequence, Kind::Half)?,
         })
+    }
+
+    /// Files of layers come with all of their fields or not at all.
+    fn backing(fields: &Fields<'_>) -> Result<Option<BackingLayout>, LayoutError> {
+        let Some(mask) = fields.get(Field::FileModeBacking, Kind::Constant)? else {
+            return Ok(None);
+        };
+        Ok(Some(BackingLayout {
+            mode: fields.need(Field::FileMode, Kind::Half)?,
+            mask,
+            mount: fields.need(Field::FileBackingMount, Kind::Word)?,
+            dentry: fields.need(Field::FileBackingDentry, Kind::Word)?,
+        }))
     }
 
     /// Mounts come with all of their fields or not at all.

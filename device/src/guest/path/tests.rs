@@ -1,6 +1,6 @@
 //! Paths and identities, in directory trees of every shape.
 
-use oprofile_wire::layout::{Field, VmaStore};
+use oprofile_wire::layout::{Field, LayoutEntry, VmaStore};
 use proptest::prelude::*;
 
 use super::*;
@@ -86,6 +86,42 @@ fn what_tells_a_file_from_others_is_read() {
     guest.set(file, Field::FileInode, 0);
     let key = facts(&guest, file).unwrap().key;
     assert_eq!((key.inode_pointer, key.inode, key.device), (0, 0, 0));
+}
+
+#[test]
+fn a_file_of_a_layer_is_called_by_the_path_that_its_user_opened() {
+    const BACKING: u32 = 1 << 24;
+    let mut layout = LINUX_6_1_LAYOUT.to_vec();
+    layout.extend([
+        LayoutEntry::field(Field::FileMode, 40, 4),
+        LayoutEntry::constant(Field::FileModeBacking, BACKING),
+        LayoutEntry::field(Field::FileBackingMount, 48, 8),
+        LayoutEntry::field(Field::FileBackingDentry, 56, 8),
+    ]);
+    let mut guest = SyntheticGuest::with_shape(GuestShape {
+        layout,
+        store: VmaStore::Maple,
+        ..GuestShape::default()
+    });
+    // The layer is mounted nowhere that can be named.
+    let layer_root = guest.dentry(None, b"/");
+    let layer = guest.mount(layer_root, None);
+    let inside = guest.dentry(Some(layer_root), b"prog");
+    let file = guest.file_on(layer, inside);
+    let opened = guest.file_at(b"/merged/prog");
+    let (mount, dentry) = (
+        guest.get(opened, Field::FileMount),
+        guest.get(opened, Field::FileDentry),
+    );
+    guest.set(file, Field::FileBackingMount, mount);
+    guest.set(file, Field::FileBackingDentry, dentry);
+    assert_eq!(path_of(&guest, file).0, b"/prog");
+    guest.set(file, Field::FileMode, u64::from(BACKING) | 1);
+    assert_eq!(path_of(&guest, file).0, b"/merged/prog");
+    let mut view = GuestView::new(&guest);
+    let mut walker = view.walker();
+    let found = identity(&mut walker, file).unwrap();
+    assert!(found.is_of(&mut walker, file).unwrap());
 }
 
 #[test]
