@@ -1,5 +1,7 @@
 //! The agent's Linux module: on each kernel that it is built for, and where its device, a processor or a mapping goes away.
 
+use std::time::Duration;
+
 use oprofile_tests::account::UNRESOLVED;
 use oprofile_tests::measure::Profile;
 use oprofile_tests::vm::{Ended, Vm};
@@ -11,12 +13,16 @@ const CYCLES: u64 = 20;
 /// How much more of one kind may be in use after them: less than one a cycle. What other parts of the kernel keep varies by some.
 const SLACK: u64 = CYCLES / 2;
 
+/// How long a scenario may take: 20 cycles take a minute in the lab on a quiet machine.
+const LIMIT: Duration = Duration::from_secs(280);
+
 /// Runs a scenario of `images/linux/scenarios`, and checks that the guest came to its end.
 fn run(scenario: &str, cpus: u32, words: &str) -> Ended {
     let ended = Vm::debian("none", 1)
         .cmdline(&format!("scenario={scenario}"))
         .cmdline(words)
         .cpus(cpus)
+        .limit(LIMIT)
         .device("hz=1000")
         .run()
         .expect_code(0);
@@ -117,6 +123,25 @@ fn code_that_is_moved_and_replaced_is_told_apart() {
 fn without_announcements_code_that_is_moved_is_taken_for_other_code() {
     let verdict = watched::compare(Vm::debian("moves", 4), 2, ",unprotected=1");
     assert!(verdict.wrong * 20 > verdict.compared, "{verdict:#?}");
+}
+
+/// Since Linux 6.7 a mapping of an overlay names the file of a layer; before, the overlay's.
+fn assert_layers_are_named_by_the_overlay(guest: Vm) {
+    let ended = guest
+        .cmdline("scenario=overlay")
+        .device("hz=1000")
+        .run()
+        .expect_code(0);
+    let profile = Profile::read(&ended.session).expect("the session is readable");
+    for path in ["/tmp/merged/from-lower", "/tmp/merged/from-upper"] {
+        let samples = profile.samples(|row| row.image.as_deref() == Some(path));
+        assert!(samples > 50, "{samples} in {path}: {}", ended.output());
+    }
+}
+
+#[test]
+fn files_of_layers_are_named_by_the_overlay_on_6_12() {
+    assert_layers_are_named_by_the_overlay(Vm::debian_on("6.12-cloud", "none", 1));
 }
 
 /// A kernel besides the one that the other tests boot, as `cargo xtask guest --kernel` names it.

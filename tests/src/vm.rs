@@ -131,6 +131,13 @@ impl Vm {
         }
     }
 
+    /// How long it may run before it counts as hung.
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
     /// Number of vCPUs.
     #[must_use]
     pub fn cpus(self, cpus: u32) -> Self {
