@@ -1,4 +1,5 @@
 # Unbinds and binds, unloads and loads the agent again and again while it takes samples, and counts what stays behind.
+# Kernel command line: cycles=NUMBER (default 20).
 . /scenarios/load.sh
 mount -t debugfs debug /sys/kernel/debug
 
@@ -34,6 +35,10 @@ cycle() {
 	fi
 }
 
+cycles=20
+for word in $(cat /proc/cmdline); do
+	case $word in cycles=*) cycles=${word#cycles=} ;; esac
+done
 tasks=0 spaces=0 left=0
 start_load 1
 cycle 1
@@ -41,7 +46,6 @@ cycle 2
 stop_load
 census >/tmp/before
 start_load 1
-cycles=20
 for number in $(seq $cycles); do cycle "$number"; done
 stop_load
 census >/tmp/after
