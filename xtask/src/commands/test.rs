@@ -50,8 +50,8 @@ pub struct Arguments {
     kvm: Option<String>,
 }
 
-/// How the programs are called whose tests boot a Debian guest.
-const LINUX: &str = "kvm_linux";
+/// What the tests that boot a Debian guest have in their names, or their programs'.
+const LINUX: &str = "linux";
 
 impl Arguments {
     /// The tests on KVM to run, if nothing else is to be.
