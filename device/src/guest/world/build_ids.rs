@@ -157,9 +157,11 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         }
     }
 
-    /// Work to identify a file or region with; no try is lost when there is not enough left.
+    /// Work to identify a file or region with: of what the look-up of the sample has left, so that both together cost no more than a
+    /// question may. No try is lost when there is not enough left.
     fn work_to_identify(&self) -> Option<u32> {
-        let work = self.memory.budget.grant(WORK_PER_BUILD_ID);
+        let left = self.walker.ram.work_left();
+        let work = self.memory.budget.grant(WORK_PER_BUILD_ID.min(left));
         work.filter(|work| *work == WORK_PER_BUILD_ID)
     }
 
