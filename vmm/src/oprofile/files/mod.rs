@@ -206,6 +206,9 @@ impl GuestFiles for SettledFiles {
 mod tests {
     use super::*;
     use oprofile_device::Settings;
+    use oprofile_device::guest::build_id;
+    use oprofile_device::test_utils::elf_with_build_id;
+    use proptest::prelude::*;
 
     fn hosted(disks: usize) -> HostedFiles {
         let device = Arc::new(Device::new(Settings::default()).unwrap());
@@ -214,6 +217,54 @@ mod tests {
             ..Sources::default()
         };
         HostedFiles::new(device, sources)
+    }
+
+    /// A file that is mapped as a whole.
+    struct Whole<'a>(&'a [u8]);
+
+    impl build_id::Image for Whole<'_> {
+        type Error = std::convert::Infallible;
+
+        fn bytes(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), Self::Error> {
+            let start = usize::try_from(offset).unwrap();
+            into.copy_from_slice(&self.0[start..start + into.len()]);
+            Ok(())
+        }
+    }
+
+    proptest! {
+        /// A file is proven by what two readers say of it: the device's, in guest memory, and the session's, in the file.
+        #[test]
+        fn both_readers_of_build_ids_find_the_same(
+            is_wide in any::<bool>(),
+            is_aligned_to_8 in any::<bool>(),
+            id in prop::collection::vec(any::<u8>(), 1..=64),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
+            behind in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let mut file = elf_with_build_id(is_wide, if is_aligned_to_8 { 8 } else { 4 }, &id);
+            file.extend(behind);
+            for (index, byte) in &damage {
+                let at = index.index(file.len());
+                file[at] = *byte;
+            }
+            let Ok(in_memory) = build_id::find(&mut Whole(&file));
+            let in_file = BuildId::of_elf(&file);
+            if damage.is_empty() {
+                prop_assert_eq!(in_file.as_ref().map(BuildId::as_bytes), Some(&id[..]));
+            }
+            // The session's looks further: more program headers than there are, longer notes.
+            if let Some(in_memory) = in_memory {
+                let found = in_file.as_ref().map(BuildId::as_bytes);
+                prop_assert_eq!(found, Some(in_memory.as_bytes()));
+            } else {
+                prop_assert!(!damage.is_empty());
+            }
+        }
     }
 
     #[test]
