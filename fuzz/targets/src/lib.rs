@@ -7,6 +7,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`agent`] | the guest's half, against a hostile device |
+//! | [`build_id`] | build-ids of files as they are mapped |
 //! | [`control_protocol`] | the control socket: frames, requests, streams of words |
 //! | [`control_requests`] | requests, alone and one after the other |
 //! | [`events`], [`sample_files`] | the session's readers: event buffer, sample files, their paths |
@@ -21,6 +22,7 @@
 //! | [`machine`], [`ram`], [`scene`], [`layouts`], [`names`] | what they share: RAM that is watched, guests that are laid out and spoiled |
 
 pub mod agent;
+pub mod build_id;
 pub mod control_protocol;
 pub mod control_requests;
 pub mod events;
@@ -68,6 +70,7 @@ macro_rules! targets {
 }
 
 targets! {
+    build_id: build_id::run,
     collector: session::run,
     control_protocol: control_protocol::run,
     control_requests: control_requests::run,
