@@ -71,6 +71,10 @@ pub fn compare(guest: Vm, cpus: u32, agent: &str) -> Verdict {
     let events = fs::read_to_string(&text).expect("what opread printed");
     let verdict = ground_truth::judge(&events, &ended.output());
     println!("{cpus} vCPUs: {verdict:#?}");
-    assert!(verdict.compared > LEAST_COMPARED, "{verdict:#?}\n{}", ended.output());
+    assert!(
+        verdict.compared > LEAST_COMPARED,
+        "{verdict:#?}\n{}",
+        ended.output()
+    );
     verdict
 }
