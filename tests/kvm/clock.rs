@@ -253,7 +253,7 @@ fn linux_programs_are_resolved_by_nmis_too_with_call_chains() {
 #[test]
 fn each_sample_of_an_nmi_lies_where_linux_saw_it() {
     for part in ["", "storm"] {
-        let verdict = watched::compare(Vm::debian(part, 6).device(HOST_NMI), 2, "");
+        let verdict = watched::compare(Vm::debian(part, 3).device(HOST_NMI), 2, "");
         assert_eq!(verdict.wrong, 0, "{verdict:#?}");
         assert!(
             verdict.unresolved * 1_000 <= verdict.compared,

@@ -106,13 +106,15 @@ fn guest_whose_root_is_an_ext4_disk_is_profiled_in_the_disks_programs() {
     assert!(content.windows(marker.len()).any(|window| window == marker));
 }
 
-/// The vCPUs that a session has samples of a program on: its files end in their numbers.
+/// The vCPUs that a session has samples of a program on: its files end in their numbers, but for those of symbols.
 fn vcpus_of(directory: &Path, program: &str, found: &mut BTreeSet<u32>) {
     for entry in fs::read_dir(directory).expect("the session is readable") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
             vcpus_of(&path, program, found);
-        } else if path.components().any(|part| part.as_os_str() == program) {
+        } else if path.extension().is_none_or(|kind| kind != "jo")
+            && path.components().any(|part| part.as_os_str() == program)
+        {
             let vcpu = path
                 .extension()
                 .and_then(|vcpu| vcpu.to_str()?.parse().ok());

@@ -33,7 +33,7 @@ const PREFIX: &str = "kvm_";
 /// How long one test may take: the longest boots three guests, each up to three times for enough samples.
 const TEST_LIMIT: Duration = Duration::from_secs(300);
 /// How long all of them may take in one boot.
-const BOOT_LIMIT: Duration = Duration::from_secs(2400);
+const BOOT_LIMIT: Duration = Duration::from_secs(3600);
 /// How often a test is begun when the lab goes down under it, see docs/lab.md. A test that fails is not run again.
 const LAB_ATTEMPTS: u32 = 3;
 /// The file in the share that tells what became of each test, a line each: exit code and name.
