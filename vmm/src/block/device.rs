@@ -8,7 +8,7 @@ use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BL
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use virtio_queue::{Queue, QueueT};
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;
 
 use super::image::Image;
@@ -91,8 +91,10 @@ impl Active {
         let mut used = false;
         let more = loop {
             self.queue.disable_notification(memory)?;
+            let before = served;
+            // Not `pop_descriptor_chain`: it takes an available index that is more than a queue ahead for an empty queue.
             while served < BATCH
-                && let Some(chain) = self.queue.pop_descriptor_chain(memory)
+                && let Some(chain) = self.queue.iter(memory)?.next()
             {
                 let head = chain.head_index();
                 let written = match Request::parse(chain, memory) {
@@ -109,8 +111,13 @@ impl Active {
             if served >= BATCH {
                 break true;
             }
-            if !self.queue.enable_notification(memory)? {
+            let more = self.queue.enable_notification(memory)?;
+            if !more {
                 break false;
+            }
+            // There is more, and it cannot be had.
+            if served == before {
+                return Err(virtio_queue::Error::InvalidAvailRingIndex);
             }
         };
         if used && self.queue.needs_notification(memory)? {
@@ -230,6 +237,23 @@ mod tests {
         let bit = 1 << VIRTIO_BLK_F_RO;
         assert_eq!(disk(true).1.features() & bit, bit);
         assert_eq!(disk(false).1.features() & bit, 0);
+    }
+
+    #[test]
+    fn available_index_beyond_the_queue_ends_service() {
+        let (_file, disk) = disk(true);
+        let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap());
+        for ahead in [17, u16::MAX] {
+            let mock = MockSplitQueue::new(&*memory, 16);
+            let queue: Queue = mock.create_queue().unwrap();
+            mock.avail().idx().store(ahead);
+            let raised = Arc::new(Raised::default());
+            disk.activate(memory.clone(), vec![queue], 0, raised)
+                .unwrap();
+            assert!(!disk.serve());
+            // Until the driver resets it and begins again.
+            assert!(disk.lock().is_none());
+        }
     }
 
     #[test]
