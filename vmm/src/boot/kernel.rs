@@ -197,17 +197,20 @@ fn loaded(
 ) -> Result<Vec<Range<u64>>, KernelError> {
     let mut ranges: Vec<Range<u64>> = Vec::new();
     for segment in segments {
+        if segment.p_type(LittleEndian) != elf::PT_LOAD {
+            continue;
+        }
+        let start = segment.p_paddr(LittleEndian);
         let bytes = segment.p_memsz(LittleEndian);
-        if segment.p_type(LittleEndian) != elf::PT_LOAD || bytes == 0 {
+        if segment.p_filesz(LittleEndian) > bytes {
+            return Err(KernelError::SegmentSize(start));
+        }
+        if bytes == 0 {
             continue;
         }
         segment
             .data(LittleEndian, data)
             .map_err(|()| KernelError::Truncated("a segment"))?;
-        let start = segment.p_paddr(LittleEndian);
-        if segment.p_filesz(LittleEndian) > bytes {
-            return Err(KernelError::SegmentSize(start));
-        }
         let end = start
             .checked_add(bytes)
             .filter(|_| start >= LOW_END)
@@ -331,10 +334,12 @@ pub(crate) mod tests {
     #[test]
     fn segment_with_more_bytes_in_the_file_than_in_memory_is_refused() {
         let start = LOAD + 0x1000;
-        assert_eq!(
-            refused(two_segments(start, 5, 4)),
-            KernelError::SegmentSize(start)
-        );
+        for (file_size, memory_size) in [(5, 4), (u64::MAX, 0)] {
+            assert_eq!(
+                refused(two_segments(start, file_size, memory_size)),
+                KernelError::SegmentSize(start)
+            );
+        }
     }
 
     #[test]
