@@ -213,6 +213,30 @@ fn a_layout_without_page_tables_tells_no_build() {
     assert_eq!((account.sync.file, account.build_ids_unreadable), (1, 0));
 }
 
+#[test]
+fn a_list_that_is_too_long_to_search_again_is_nothing_wrong() {
+    let mut scene = scene(TINY_LAYOUT, VmaStore::List, None);
+    let mut vmas = mappings(scene.process.file).to_vec();
+    let more = (0..1_200).map(|index| {
+        let start = 0x1000 + index * 0x2000;
+        VmaSpec {
+            start,
+            end: start + 0x1000,
+            page_offset: 0,
+            file: 0,
+        }
+    });
+    vmas.splice(0..0, more.take_while(|vma| vma.end <= START));
+    assert!(vmas.len() > 400);
+    scene.driver.guest.set_vmas(scene.process.mm, &vmas);
+    for _ in 0..20 {
+        assert_eq!(scene.sampled(), FileBuild::Unknown);
+    }
+    let account = scene.driver.device.account();
+    assert_eq!(account.build_ids_unreadable, 1);
+    assert_eq!(account.faults.total(), 0);
+}
+
 /// Takes a sample in the process's anonymous region; the region's cookie.
 fn sampled_in_region(scene: &mut Scene) -> u64 {
     let task = scene.process.task;

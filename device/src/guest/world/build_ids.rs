@@ -132,7 +132,7 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
                 if !self.cookies.try_build(cookie, self.sync) {
                     return;
                 }
-                let read = self.ask_within(work, |world| {
+                let read = self.ask_aside(work, |world| {
                     world.read_build(mm, address, cookie, page_table)
                 });
                 let Answer::Found(Reading::Final(build)) = read else {
@@ -147,7 +147,7 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
                 if !self.cookies.try_vdso(cookie, self.sync) {
                     return;
                 }
-                let read = self.ask_within(work, |world| world.read_vdso(mm, address, page_table));
+                let read = self.ask_aside(work, |world| world.read_vdso(mm, address, page_table));
                 let Answer::Found(Some(image)) = read else {
                     return self.look_again(mm, address);
                 };
@@ -155,6 +155,19 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
             }
             _ => {}
         }
+    }
+
+    /// Asks within `work`. That it does not suffice is nothing wrong: a long list of mappings takes more to search.
+    fn ask_aside<T>(
+        &mut self,
+        work: u32,
+        question: impl FnMut(&mut Self) -> Result<T, Stop>,
+    ) -> Answer<T> {
+        let (answer, wrong) = self.attempt(work, question);
+        if let Some((fault, pointer)) = wrong.filter(|wrong| wrong.0 != Fault::OverBudget) {
+            self.count_wrong(fault, pointer);
+        }
+        answer
     }
 
     /// Work to identify a file or region with: of what the look-up of the sample has left, so that both together cost no more than a

@@ -173,11 +173,31 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         }
     }
 
+    /// Asks within `work`. What is wrong is counted, once.
     fn ask_within<T>(
         &mut self,
         work: u32,
-        mut question: impl FnMut(&mut Self) -> Result<T, Stop>,
+        question: impl FnMut(&mut Self) -> Result<T, Stop>,
     ) -> Answer<T> {
+        let (answer, wrong) = self.attempt(work, question);
+        if let Some((fault, pointer)) = wrong {
+            self.count_wrong(fault, pointer);
+        }
+        answer
+    }
+
+    fn count_wrong(&self, fault: Fault, pointer: u64) {
+        let task = self.task;
+        self.faults
+            .count(fault, || format!("at {pointer:#x}, task {task:#x}"));
+    }
+
+    /// The answer within `work`, and what was wrong where.
+    fn attempt<T>(
+        &mut self,
+        work: u32,
+        mut question: impl FnMut(&mut Self) -> Result<T, Stop>,
+    ) -> (Answer<T>, Option<(Fault, u64)>) {
         self.walker.ram.set_work(work);
         let mut answer = Answer::Raced;
         let mut wrong = None;
@@ -208,12 +228,7 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
             }
         }
         self.memory.budget.spend(work - self.walker.ram.work_left());
-        if let Some((fault, pointer)) = wrong {
-            let task = self.task;
-            self.faults
-                .count(fault, || format!("at {pointer:#x}, task {task:#x}"));
-        }
-        answer
+        (answer, wrong)
     }
 
     /// What is remembered and known to hold.
