@@ -145,6 +145,7 @@ impl Lab {
             share: &job.share,
             console: &console,
             log: &log,
+            slot: job.slot,
             cpus: self.cpus,
             memory_mib: self.memory_mib,
             verbose: self.verbose,

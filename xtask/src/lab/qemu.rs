@@ -31,6 +31,8 @@ pub struct Hardware<'a> {
     pub console: &'a Path,
     /// Where QEMU's own messages go.
     pub log: &'a Path,
+    /// Which of the machines that one process runs at once.
+    pub slot: u32,
     /// Processors.
     pub cpus: u32,
     /// Memory in MiB.
@@ -87,7 +89,7 @@ pub fn run(hardware: &Hardware<'_>, limit: Duration) -> io::Result<Ended> {
         .stderr(File::create(hardware.log)?);
     let inherited = ends.each_ref().map(AsRawFd::as_raw_fd);
     let parent = rustix::process::getpid();
-    let processor = processor_for(std::process::id())?;
+    let processor = processor_for(std::process::id().wrapping_add(hardware.slot))?;
     // SAFETY: between fork and exec the closure only makes system calls (fcntl, sched_setaffinity, prctl, getppid),
     // which are async-signal-safe, and it neither allocates nor takes locks. The descriptors stay
     // open until `ends` is dropped, after the child has been started.
@@ -199,6 +201,7 @@ mod tests {
             share: Path::new("/a,b"),
             console: Path::new("/console"),
             log: Path::new("/log"),
+            slot: 0,
             cpus: 2,
             memory_mib: 512,
             verbose: false,

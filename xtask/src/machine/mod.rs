@@ -6,11 +6,15 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use crate::lab::{Lab, LabError};
 use crate::probe;
 use crate::step::note;
+
+/// Most labs at once: each takes 3 GiB of memory.
+const MOST_LABS: usize = 4;
 
 /// A command to be run on a machine with KVM.
 #[derive(Debug, Clone)]
@@ -25,6 +29,8 @@ pub struct Job {
     pub share: PathBuf,
     /// The job is killed after this time.
     pub limit: Duration,
+    /// Tells jobs that run at once apart.
+    pub slot: u32,
 }
 
 impl Job {
@@ -43,6 +49,7 @@ impl Job {
             environment: Vec::new(),
             share: crate::repo::lab_dir().join("share"),
             limit: Duration::from_secs(600),
+            slot: 0,
         }
     }
 }
@@ -128,6 +135,15 @@ impl Machine {
         match self {
             Self::Host => "hardware",
             Self::Lab(_) => "lab",
+        }
+    }
+
+    /// How many jobs may run at once and still have time as they would alone: on KVM itself one, labs one for each processor.
+    pub fn at_once(&self) -> usize {
+        match self {
+            Self::Host => 1,
+            Self::Lab(_) => thread::available_parallelism()
+                .map_or(1, |processors| processors.get().min(MOST_LABS)),
         }
     }
 
