@@ -7,6 +7,7 @@ use object::LittleEndian;
 use object::elf::{self, FileHeader64, NoteType, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use super::bzimage::{self, BzImage};
 use super::entry::Entry;
@@ -65,7 +66,17 @@ pub enum KernelError {
 pub struct KernelImage {
     bytes: Cow<'static, [u8]>,
     kind: KernelKind,
+    segments: Vec<Segment>,
     end: u64,
+}
+
+/// Bytes of the file that are loaded together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Segment {
+    /// GPAs that it occupies; behind its bytes they are zero.
+    memory: Range<u64>,
+    /// Where its bytes are in the file; no more than it has in memory.
+    file: Range<usize>,
 }
 
 /// How a kernel is loaded and entered.
@@ -85,20 +96,36 @@ impl KernelImage {
     /// # Errors
     /// When it is no bootable kernel.
     pub fn new(bytes: Cow<'static, [u8]>) -> Result<Self, KernelError> {
-        let (kind, end) = if bytes.starts_with(&elf::ELFMAG) {
+        let (kind, segments) = if bytes.starts_with(&elf::ELFMAG) {
             elf_kind(&bytes)?
         } else if bzimage::is_bzimage(&bytes) {
             let image = BzImage::parse(&bytes)?;
-            (KernelKind::BzImage(image), image.end)
+            let code = Segment {
+                memory: image.load..image.end,
+                file: image.code..bytes.len(),
+            };
+            (KernelKind::BzImage(image), vec![code])
         } else {
             return Err(KernelError::UnknownKind);
         };
-        Ok(Self { bytes, kind, end })
+        let end = segments.last().map_or(0, |segment| segment.memory.end);
+        Ok(Self {
+            bytes,
+            kind,
+            segments,
+            end,
+        })
     }
 
-    /// The file.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// Writes it into guest memory, which is zero where it goes.
+    ///
+    /// # Errors
+    /// When `memory` ends below [`end`](Self::end).
+    pub fn load(&self, memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
+        self.segments.iter().try_for_each(|segment| {
+            let bytes = self.bytes.get(segment.file.clone()).unwrap_or_default();
+            memory.write_slice(bytes, GuestAddress(segment.memory.start))
+        })
     }
 
     /// How it is loaded.
@@ -129,7 +156,7 @@ impl KernelImage {
     }
 }
 
-fn elf_kind(data: &[u8]) -> Result<(KernelKind, u64), KernelError> {
+fn elf_kind(data: &[u8]) -> Result<(KernelKind, Vec<Segment>), KernelError> {
     if data.len() < size_of::<FileHeader64<LittleEndian>>() {
         return Err(KernelError::Truncated("the ELF header"));
     }
@@ -142,15 +169,18 @@ fn elf_kind(data: &[u8]) -> Result<(KernelKind, u64), KernelError> {
         .program_headers(endian, data)
         .map_err(|_| KernelError::Truncated("the program header table"))?;
     let loaded = loaded(segments, data)?;
-    let end = loaded.last().map_or(0, |range| range.end);
     let kind = match pvh_entry(segments, data)? {
-        Some(entry) if loaded.iter().any(|range| range.contains(&entry.into())) => {
+        Some(entry)
+            if loaded
+                .iter()
+                .any(|segment| segment.memory.contains(&entry.into())) =>
+        {
             KernelKind::Pvh(entry)
         }
         Some(entry) => return Err(KernelError::PvhEntry(entry)),
         None => KernelKind::Elf64(elf_entry(header.e_entry.get(endian), segments)?),
     };
-    Ok((kind, end))
+    Ok((kind, loaded))
 }
 
 /// Linux has the physical address of its entry in the header.
@@ -190,41 +220,55 @@ fn pvh_entry(
     Ok(None)
 }
 
-/// Where the segments lie in guest memory, ascending and apart.
+/// The segments that are loaded, ascending and apart.
 fn loaded(
     segments: &[ProgramHeader64<LittleEndian>],
     data: &[u8],
-) -> Result<Vec<Range<u64>>, KernelError> {
-    let mut ranges: Vec<Range<u64>> = Vec::new();
+) -> Result<Vec<Segment>, KernelError> {
+    let mut loaded: Vec<Segment> = Vec::new();
     for segment in segments {
         if segment.p_type(LittleEndian) != elf::PT_LOAD {
             continue;
         }
+        let (offset, size) = segment.file_range(LittleEndian);
+        let file = match size {
+            0 => Some(0..0),
+            _ => range_in(data, offset, size),
+        };
+        let file = file.ok_or(KernelError::Truncated("a segment"))?;
         let start = segment.p_paddr(LittleEndian);
         let bytes = segment.p_memsz(LittleEndian);
-        if segment.p_filesz(LittleEndian) > bytes {
+        if size > bytes {
             return Err(KernelError::SegmentSize(start));
         }
         if bytes == 0 {
             continue;
         }
-        segment
-            .data(LittleEndian, data)
-            .map_err(|()| KernelError::Truncated("a segment"))?;
         let end = start
             .checked_add(bytes)
             .filter(|_| start >= LOW_END)
             .ok_or(KernelError::Address(start))?;
-        ranges.push(start..end);
+        loaded.push(Segment {
+            memory: start..end,
+            file,
+        });
     }
-    if ranges.is_empty() {
+    if loaded.is_empty() {
         return Err(KernelError::Empty);
     }
-    ranges.sort_unstable_by_key(|range| range.start);
-    match ranges.windows(2).find(|pair| pair[0].end > pair[1].start) {
-        Some(pair) => Err(KernelError::Overlap(pair[1].start)),
-        None => Ok(ranges),
+    loaded.sort_unstable_by_key(|segment| segment.memory.start);
+    let overlap = |pair: &&[Segment]| pair[0].memory.end > pair[1].memory.start;
+    match loaded.windows(2).find(overlap) {
+        Some(pair) => Err(KernelError::Overlap(pair[1].memory.start)),
+        None => Ok(loaded),
     }
+}
+
+/// Such a part of `data`, if it has it.
+fn range_in(data: &[u8], offset: u64, size: u64) -> Option<Range<usize>> {
+    let start = usize::try_from(offset).ok()?;
+    let end = start.checked_add(usize::try_from(size).ok()?)?;
+    (end <= data.len()).then_some(start..end)
 }
 
 #[cfg(test)]
@@ -334,7 +378,7 @@ pub(crate) mod tests {
     #[test]
     fn segment_with_more_bytes_in_the_file_than_in_memory_is_refused() {
         let start = LOAD + 0x1000;
-        for (file_size, memory_size) in [(5, 4), (u64::MAX, 0)] {
+        for (file_size, memory_size) in [(5, 4), (1, 0)] {
             assert_eq!(
                 refused(two_segments(start, file_size, memory_size)),
                 KernelError::SegmentSize(start)

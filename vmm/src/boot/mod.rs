@@ -11,11 +11,11 @@ pub mod pvh;
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, Cursor, Read};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use linux_loader::cmdline::Cmdline;
-use linux_loader::loader::{Elf, KernelLoader, load_cmdline};
+use linux_loader::loader::load_cmdline;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -93,19 +93,19 @@ pub enum BootError {
         /// The file.
         path: PathBuf,
     },
-    /// Loading failed although everything had been checked.
-    #[error("Cannot load the kernel into guest memory")]
-    Load(#[source] linux_loader::loader::Error),
-    /// As [`BootError::Load`].
+    /// Writing failed although everything had been checked.
+    #[error("Cannot write the kernel's command line into guest memory")]
+    CommandLine(#[source] linux_loader::loader::Error),
+    /// As [`BootError::CommandLine`].
     #[error("Cannot write the kernel into guest memory")]
     Image(#[source] vm_memory::GuestMemoryError),
-    /// As [`BootError::Load`].
+    /// As [`BootError::CommandLine`].
     #[error("Cannot write the boot information into guest memory")]
     Parameters(#[source] linux_loader::configurator::Error),
     /// ACPI tables.
     #[error("Cannot describe the machine to the guest")]
     Acpi(#[source] acpi::TableError),
-    /// As [`BootError::Load`].
+    /// As [`BootError::CommandLine`].
     #[error("Cannot write the initrd into guest memory")]
     Initrd(#[source] vm_memory::GuestMemoryError),
 }
@@ -202,7 +202,8 @@ impl BootFiles {
         machine: acpi::Machine<'_>,
     ) -> Result<(), BootError> {
         acpi::write(memory, machine).map_err(BootError::Acpi)?;
-        load_cmdline(memory, GuestAddress(map::CMDLINE), cmdline).map_err(BootError::Load)?;
+        load_cmdline(memory, GuestAddress(map::CMDLINE), cmdline)
+            .map_err(BootError::CommandLine)?;
         let initrd = self.initrd.as_deref().zip(placement.initrd);
         if let Some((bytes, address)) = initrd {
             memory
@@ -211,21 +212,11 @@ impl BootFiles {
         }
         let initrd = initrd.map(|(bytes, address)| (address, bytes.len() as u64));
         let layout = placement.layout;
-        let mut file = Cursor::new(self.kernel.bytes());
+        self.kernel.load(memory).map_err(BootError::Image)?;
         match self.kernel.kind() {
-            KernelKind::Pvh(_) => {
-                Elf::load(memory, None, &mut file, None).map_err(BootError::Load)?;
-                pvh::write(memory, layout, initrd)
-            }
-            KernelKind::Elf64(entry) => {
-                Elf::load(memory, None, &mut file, None).map_err(BootError::Load)?;
-                linux::write(memory, layout, None, *entry, initrd)
-            }
+            KernelKind::Pvh(_) => pvh::write(memory, layout, initrd),
+            KernelKind::Elf64(entry) => linux::write(memory, layout, None, *entry, initrd),
             KernelKind::BzImage(image) => {
-                let code = self.kernel.bytes().get(image.code..).unwrap_or_default();
-                memory
-                    .write_slice(code, GuestAddress(image.load))
-                    .map_err(BootError::Image)?;
                 linux::write(memory, layout, Some(image.header), image.load, initrd)
             }
         }
