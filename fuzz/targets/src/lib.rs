@@ -7,10 +7,12 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`agent`] | the guest's half, against a hostile device |
+//! | [`block_requests`] | a disk's requests and queue |
 //! | [`build_id`] | build-ids of files as they are mapped |
 //! | [`control_protocol`] | the control socket: frames, requests, streams of words |
 //! | [`control_requests`] | requests, alone and one after the other |
 //! | [`events`], [`sample_files`] | the session's readers: event buffer, sample files, their paths |
+//! | [`kernel_images`] | kernel files, up to where they lie in guest memory |
 //! | [`layout_descriptor`] | layout descriptors, and walks by those that are believed |
 //! | [`objects`] | kernel objects: tasks, mappings of each store, files and paths |
 //! | [`page_walk`] | page tables and kernel pointers in arbitrary RAM |
@@ -22,10 +24,12 @@
 //! | [`machine`], [`ram`], [`scene`], [`layouts`], [`names`] | what they share: RAM that is watched, guests that are laid out and spoiled |
 
 pub mod agent;
+pub mod block_requests;
 pub mod build_id;
 pub mod control_protocol;
 pub mod control_requests;
 pub mod events;
+pub mod kernel_images;
 pub mod layout_descriptor;
 pub mod layouts;
 pub mod machine;
@@ -70,6 +74,7 @@ macro_rules! targets {
 }
 
 targets! {
+    block_request: block_requests::run,
     build_id: build_id::run,
     collector: session::run,
     control_protocol: control_protocol::run,
@@ -77,6 +82,7 @@ targets! {
     device: whole_device::run,
     event_records: events::run,
     guest_agent: agent::run,
+    kernel_image: kernel_images::run,
     layout_descriptor: layout_descriptor::run,
     page_walk: page_walk::run,
     paths: |data| objects::run(layouts::TINY, data),
