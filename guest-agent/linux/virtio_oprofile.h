@@ -86,7 +86,7 @@ struct oprofile_device {
 	struct cpu_buffer *buffers;
 };
 
-/* cpu_buffer.c: a CPU's sample buffers, and OProfile's rules of writing them. */
+/* buffer_pool.c: a CPU's sample buffers; cpu_buffer.c: OProfile's rules of writing them. */
 struct cpu_counters {
 	u64 received, lost, aborted, invalid, posted, kicks, doorbells;
 	/* Of those received, what no posted buffer has told the device of. */
@@ -102,7 +102,7 @@ bool cpu_buffer_post_everything(struct oprofile_device *dev, u32 cpu);
 /* Posts what CPU's buffers hold of an address space, with a note of what becomes of it; whether there was any. */
 bool cpu_buffer_post_space(struct oprofile_device *dev, u32 cpu, u64 mm, u64 note);
 bool cpu_buffers_hold(struct oprofile_device *dev, u64 mm);
-/* Lets go of what the device has used. */
+/* Lets go of what the device has used; nothing of the CPU's NMIs waits, as posting and flushing take that along. */
 void cpu_buffer_reap(struct oprofile_device *dev, u32 cpu);
 void cpu_buffers_count(struct oprofile_device *dev, struct cpu_counters *sum);
 
