@@ -67,6 +67,8 @@ pub struct Account {
     pub cookies: u64,
     /// What became of the host's clock's ticks, where it is the host that gives the clock.
     pub clock: ClockAccount,
+    /// Events of a vCPU's own between samples, as the guest's driver said in its last hello; 0: it samples by time.
+    pub guest_clock_events: u32,
     /// Files whose build-id was read.
     pub build_ids: u64,
     /// Files that were read and have none.
@@ -144,6 +146,7 @@ impl Account {
             ("ticks_idle", self.clock.idle),
             ("ticks_pending", self.clock.pending),
             ("ticks_missed", self.clock.missed),
+            ("guest_clock_events", self.guest_clock_events.into()),
             ("build_ids", self.build_ids),
             ("build_ids_none", self.build_ids_none),
             ("build_ids_unreadable", self.build_ids_unreadable),

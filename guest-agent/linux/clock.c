@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The sampling clock: on each CPU the host's NMIs where it offers them, or a timer; both rest while the CPU idles. */
+/* The sampling clock of each CPU: a counter of its own, the host's NMIs, or else a timer; all rest while the CPU idles. */
 
 #include <linux/cpu.h>
 #include <linux/hrtimer.h>
+#include <linux/mutex.h>
 #include <linux/percpu.h>
 #include <linux/smp.h>
 #include <linux/version.h>
@@ -15,12 +16,21 @@ static struct oprofile_device *device;
 /* Nanoseconds between samples; 0: the clocks are off. */
 static u64 period;
 
+/* Where another gives the clock the timer stays off. */
+enum source {
+	BY_TIMER,
+	BY_HOST,
+	BY_COUNTER,
+};
+
 struct cpu_clock {
 	struct hrtimer timer;
 	bool online;
-	/* The host gives the clock, so the timer stays off. */
-	bool by_host;
+	enum source source;
 };
+
+/* Clocks begin and end one after the other: by the host's wish, and as CPUs come and go. */
+static DEFINE_MUTEX(switching);
 
 static DEFINE_PER_CPU(struct cpu_clock, clocks);
 
@@ -41,7 +51,7 @@ static void start_here(void *unused)
 	struct cpu_clock *clock = this_cpu_ptr(&clocks);
 	u64 now = READ_ONCE(period);
 
-	if (!now || !clock->online || clock->by_host)
+	if (!now || !clock->online || clock->source != BY_TIMER)
 		return;
 	hrtimer_try_to_cancel(&clock->timer);
 	hrtimer_forward_now(&clock->timer, ns_to_ktime(now));
@@ -57,16 +67,18 @@ static void stop_here(void *unused)
 static void on_idle(void *unused, unsigned int state, unsigned int cpu)
 {
 	struct cpu_clock *clock = this_cpu_ptr(&clocks);
+	bool busy = state == (u32)PWR_EVENT_EXIT;
 
 	if (!READ_ONCE(period) || !clock->online)
 		return;
-	if (clock->by_host) {
-		nmi_clock_busy(cpu, state == (u32)PWR_EVENT_EXIT);
-		if (state != (u32)PWR_EVENT_EXIT)
+	if (clock->source != BY_TIMER) {
+		if (clock->source == BY_HOST)
+			nmi_clock_busy(cpu, busy);
+		else
+			perf_clock_busy(busy);
+		if (!busy)
 			cpu_buffer_idle(device);
-		return;
-	}
-	if (state == (u32)PWR_EVENT_EXIT) {
+	} else if (busy) {
 		if (!hrtimer_active(&clock->timer))
 			start_here(NULL);
 	} else if (hrtimer_active(&clock->timer)) {
@@ -75,52 +87,75 @@ static void on_idle(void *unused, unsigned int state, unsigned int cpu)
 	}
 }
 
-/* Before the host is asked, so that the CPU tells it from the beginning whether it idles. */
-static void start_by_host(u32 cpu)
+/*
+ * Begins what is better than the timer. The source is told before the host is asked, so that the CPU tells it from the beginning
+ * whether it idles.
+ */
+static void start_others(u32 cpu)
 {
 	struct cpu_clock *clock = &per_cpu(clocks, cpu);
 
-	if (!READ_ONCE(period) || !clock->online || !nmi_clock_has(cpu))
+	if (!READ_ONCE(period) || !clock->online)
 		return;
-	hrtimer_cancel(&clock->timer);
-	clock->by_host = true;
-	if (!nmi_clock_start(cpu))
-		clock->by_host = false;
+	if (cpu < device->vcpus && device->cycles) {
+		hrtimer_cancel(&clock->timer);
+		clock->source = BY_COUNTER;
+		if (perf_clock_start(cpu))
+			return;
+		clock->source = BY_TIMER;
+	} else if (nmi_clock_has(cpu)) {
+		hrtimer_cancel(&clock->timer);
+		clock->source = BY_HOST;
+		if (!nmi_clock_start(cpu))
+			clock->source = BY_TIMER;
+	}
+}
+
+static void stop_all(u32 cpu)
+{
+	hrtimer_cancel(&per_cpu(clocks, cpu).timer);
+	nmi_clock_stop(cpu);
+	perf_clock_stop(cpu);
 }
 
 void clock_cpu_online(u32 cpu)
 {
+	mutex_lock(&switching);
 	per_cpu(clocks, cpu).online = true;
-	start_by_host(cpu);
+	start_others(cpu);
 	smp_call_function_single(cpu, start_here, NULL, true);
+	mutex_unlock(&switching);
 }
 
 void clock_cpu_offline(u32 cpu)
 {
+	mutex_lock(&switching);
 	per_cpu(clocks, cpu).online = false;
-	hrtimer_cancel(&per_cpu(clocks, cpu).timer);
-	nmi_clock_stop(cpu);
+	stop_all(cpu);
+	mutex_unlock(&switching);
 }
 
 void clock_run(u64 period_ns)
 {
 	int cpu;
 
+	mutex_lock(&switching);
 	WRITE_ONCE(period, period_ns);
 	for_each_possible_cpu(cpu)
-		start_by_host(cpu);
+		start_others(cpu);
 	on_each_cpu(start_here, NULL, true);
+	mutex_unlock(&switching);
 }
 
 void clock_stop(void)
 {
 	int cpu;
 
+	mutex_lock(&switching);
 	WRITE_ONCE(period, 0);
 	for_each_possible_cpu(cpu)
-		hrtimer_cancel(&per_cpu(clocks, cpu).timer);
-	for_each_possible_cpu(cpu)
-		nmi_clock_stop(cpu);
+		stop_all(cpu);
+	mutex_unlock(&switching);
 }
 
 int clock_init(struct oprofile_device *dev)
@@ -138,14 +173,22 @@ int clock_init(struct oprofile_device *dev)
 		timer->function = expired;
 #endif
 		per_cpu(clocks, cpu).online = false;
-		per_cpu(clocks, cpu).by_host = false;
+		per_cpu(clocks, cpu).source = BY_TIMER;
+	}
+	if (dev->cycles || dev->capabilities & OPROFILE_CAPABILITY_HOST_NMI) {
+		error = nmi_ring_init(dev);
+		if (error)
+			return error;
 	}
 	error = nmi_clock_init(dev);
 	if (error)
-		return error;
+		goto rings;
 	error = register_trace_cpu_idle(on_idle, NULL);
-	if (error)
-		nmi_clock_exit();
+	if (!error)
+		return 0;
+	nmi_clock_exit();
+rings:
+	nmi_ring_exit();
 	return error;
 }
 
@@ -157,5 +200,6 @@ void clock_exit(void)
 	/* A CPU that left its idle loop meanwhile may have seen the period of before. */
 	clock_stop();
 	nmi_clock_exit();
+	nmi_ring_exit();
 	device = NULL;
 }

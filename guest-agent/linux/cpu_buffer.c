@@ -153,9 +153,9 @@ static void sample(struct cpu_buffer *buffer, struct pt_regs *regs)
 static void drain(struct cpu_buffer *buffer)
 {
 	const struct taken_sample *taken;
-	u32 lost = nmi_clock_lost(buffer->cpu), count;
+	u32 lost = nmi_ring_lost(buffer->cpu), count;
 
-	for (; (taken = nmi_clock_next(buffer->cpu)); nmi_clock_done(buffer->cpu)) {
+	for (; (taken = nmi_ring_next(buffer->cpu)); nmi_ring_done(buffer->cpu)) {
 		struct mm_struct *mm = taken->mm;
 
 		if (!buffer->active)

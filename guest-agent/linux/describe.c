@@ -166,6 +166,7 @@ int describe_hello(struct oprofile_device *dev)
 		.page_table_levels = cpu_to_le16(pgtable_l5_enabled() ? 5 : 4),
 		.cpus = cpu_to_le16(num_possible_cpus()),
 		.release_bytes = cpu_to_le16(strlen(release)),
+		.clock_events = cpu_to_le32(dev->cycles),
 		.layout_bytes = cpu_to_le32(sizeof(layout) + le16_to_cpu(layout.count) *
 							     sizeof(struct oprofile_layout_entry)),
 	};

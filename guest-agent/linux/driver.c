@@ -349,6 +349,7 @@ static int probe(struct virtio_device *vdev)
 	if (error)
 		goto queues;
 	virtio_device_ready(vdev);
+	perf_clock_init(dev);
 	error = introduce(dev);
 	if (error)
 		goto reset;

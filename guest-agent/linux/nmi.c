@@ -2,23 +2,16 @@
 /*
  * The host's clock: NMIs, which also reach code that runs with interrupts off.
  *
- *   host ──NMI──> handle ──> ring of the CPU ──irq_work, or whoever posts for the CPU──> cpu_buffer
+ *   host ──NMI──> handle ──> nmi_ring
  *
  * The clock cell (docs/virtio-oprofile.md) tells the host's NMIs from others, which are left to their own handlers, and tells
- * the host that a CPU idles. A handler may take no lock, so a sample with its call chain goes to a ring that one NMI writes at a time,
- * and that is read under the CPU buffer's lock.
- *
- * A task in a ring stays what it is: it was the current one, with interrupts off until the irq_work has run, or the irq_work runs
- * at once; and a task is freed a grace period after it has left its CPU for good, which waits for that.
+ * the host that a CPU idles.
  */
 
 #include <linux/gfp.h>
-#include <linux/irq_work.h>
 #include <linux/kprobes.h>
-#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/percpu.h>
-#include <linux/ptrace.h>
 #include <linux/sched.h>
 #include <linux/smp.h>
 #include <linux/virtio_config.h>
@@ -26,8 +19,6 @@
 
 #include "virtio_oprofile.h"
 
-/* Samples that wait at most: a CPU at 1 kHz may have its interrupts off for 64 ms. A power of two. */
-#define RING_ENTRIES 64u
 /* A cache line for each CPU's cell. */
 #define CELL_STRIDE 64u
 
@@ -41,10 +32,6 @@ struct nmi_clock {
 	struct oprofile_clock_cell *cell;
 	/* The host has been asked for NMIs; they are samples. */
 	bool armed, sampling;
-	/* Entries written and read since the start, wrapping; samples that found the ring full. */
-	u32 written, read;
-	atomic_t lost;
-	struct taken_sample entries[RING_ENTRIES];
 };
 
 static struct oprofile_device *device;
@@ -52,39 +39,7 @@ static struct nmi_clock **clocks;
 static void *cells;
 static size_t cell_bytes;
 
-static void drain(struct irq_work *work)
-{
-	cpu_buffer_drain(device);
-}
-
-/* Initialised when it is used first: pointers in a module's per-CPU data are not relocated (6.1). */
-static DEFINE_PER_CPU(struct irq_work, drain_work);
-
 /* In the NMI. */
-
-static void take_sample(struct nmi_clock *clock, u32 cpu, struct pt_regs *regs)
-{
-	struct taken_sample *sample = &clock->entries[clock->written % RING_ENTRIES];
-	struct chain chain = {
-		.entries = sample->callers,
-		.most = min(cpu_buffer_depth(device, cpu), MAX_BACKTRACE_DEPTH),
-	};
-
-	if (clock->written - smp_load_acquire(&clock->read) >= RING_ENTRIES) {
-		atomic_inc(&clock->lost);
-		return;
-	}
-	sample->pc = instruction_pointer(regs);
-	sample->is_kernel = !user_mode(regs);
-	sample->task = current;
-	sample->mm = current->mm;
-	if (chain.most)
-		backtrace_walk(regs, &chain);
-	sample->count = chain.count;
-	sample->aborted = chain.aborted;
-	smp_store_release(&clock->written, clock->written + 1);
-}
-NOKPROBE_SYMBOL(take_sample);
 
 static int handle(unsigned int type, struct pt_regs *regs)
 {
@@ -99,40 +54,12 @@ static int handle(unsigned int type, struct pt_regs *regs)
 	if (!ours)
 		return NMI_DONE;
 	WRITE_ONCE(clock->cell->taken, cpu_to_le32(sent));
-	if (READ_ONCE(clock->sampling) && clock->cell->busy) {
-		take_sample(clock, cpu, regs);
-		irq_work_queue(this_cpu_ptr(&drain_work));
-	}
+	if (READ_ONCE(clock->sampling) && clock->cell->busy)
+		nmi_ring_take(cpu, regs);
 	/* Two: one that the host gave up and sent again may follow at once, and is then no unknown one. */
 	return min(ours, 2u);
 }
 NOKPROBE_SYMBOL(handle);
-
-/* Under the CPU buffer's lock. */
-
-const struct taken_sample *nmi_clock_next(u32 cpu)
-{
-	struct nmi_clock *clock;
-
-	if (!clocks)
-		return NULL;
-	clock = clocks[cpu];
-	if (clock->read == smp_load_acquire(&clock->written))
-		return NULL;
-	return &clock->entries[clock->read % RING_ENTRIES];
-}
-
-void nmi_clock_done(u32 cpu)
-{
-	struct nmi_clock *clock = clocks[cpu];
-
-	smp_store_release(&clock->read, clock->read + 1);
-}
-
-u32 nmi_clock_lost(u32 cpu)
-{
-	return clocks && atomic_read(&clocks[cpu]->lost) ? atomic_xchg(&clocks[cpu]->lost, 0) : 0;
-}
 
 /* Begin and end. */
 
@@ -199,10 +126,9 @@ void nmi_clock_stop(u32 cpu)
 		/* One that was sent before comes before the CPU does anything else. */
 		smp_call_function_single(cpu, nothing, NULL, true);
 	}
-	irq_work_sync(per_cpu_ptr(&drain_work, cpu));
+	nmi_ring_sync(cpu);
 }
 
-/* What is left in the rings is with the CPU buffers: they are read there. */
 static void free_clocks(struct oprofile_device *dev)
 {
 	u32 cpu;
@@ -218,13 +144,13 @@ static void free_clocks(struct oprofile_device *dev)
 
 bool nmi_clock_wanted(const struct oprofile_device *dev)
 {
-	return take_nmis && (dev->settings.capabilities & OPROFILE_CAPABILITY_HOST_NMI);
+	return take_nmis && !dev->cycles && (dev->settings.capabilities & OPROFILE_CAPABILITY_HOST_NMI);
 }
 
 int nmi_clock_init(struct oprofile_device *dev)
 {
 	int error = -ENOMEM;
-	int cpu;
+	u32 cpu;
 
 	if (!(dev->capabilities & OPROFILE_CAPABILITY_HOST_NMI))
 		return 0;
@@ -240,8 +166,6 @@ int nmi_clock_init(struct oprofile_device *dev)
 			goto free;
 		clocks[cpu]->cell = cells + cpu * CELL_STRIDE;
 	}
-	for_each_possible_cpu(cpu)
-		per_cpu(drain_work, cpu) = IRQ_WORK_INIT_HARD(drain);
 	error = register_nmi_handler(NMI_LOCAL, handle, 0, DRIVER_NAME);
 	if (!error)
 		return 0;
@@ -269,8 +193,6 @@ void nmi_clock_exit(void)
 		on_each_cpu(nothing, NULL, true);
 	}
 	unregister_nmi_handler(NMI_LOCAL, DRIVER_NAME);
-	for (cpu = 0; cpu < dev->vcpus; cpu++)
-		irq_work_sync(per_cpu_ptr(&drain_work, cpu));
 	free_clocks(dev);
 	device = NULL;
 }

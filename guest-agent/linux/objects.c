@@ -13,6 +13,7 @@ static const char *const names[OBJECT_KINDS] = {
 	[OBJECT_TASK] = "tasks",
 	[OBJECT_SPACE] = "spaces",
 	[OBJECT_PROBE] = "probes",
+	[OBJECT_EVENT] = "events",
 };
 
 static atomic_t counts[OBJECT_KINDS];

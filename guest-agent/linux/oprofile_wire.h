@@ -91,7 +91,7 @@ struct oprofile_hello {
 	__le16 release_bytes;
 	__le16 reserved;
 	__le32 layout_bytes;
-	__le32 reserved2;
+	__le32 clock_events;
 };
 static_assert(sizeof(struct oprofile_hello) == 80);
 

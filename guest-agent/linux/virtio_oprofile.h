@@ -2,7 +2,8 @@
 /*
  * The parts of the driver and what they are to each other.
  *
- *   clock, nmi ──> cpu_buffer ──> sample queue of the CPU ──> device
+ *   nmi, perf_clock ──> nmi_ring ──> cpu_buffer
+ *   clock ──> cpu_buffer ──> sample queue of the CPU ──> device
  *   hooks ──> cpu_buffer (posts), doorbell
  *   driver ──> control queue: hello (describe), CPUs, modules and symbols, quiesced
  */
@@ -50,6 +51,7 @@ enum object_kind {
 	OBJECT_TASK,
 	OBJECT_SPACE,
 	OBJECT_PROBE,
+	OBJECT_EVENT,
 	OBJECT_KINDS,
 };
 
@@ -66,6 +68,8 @@ struct oprofile_device {
 	struct settings settings;
 	/* In force since hello; 0 before. */
 	u64 capabilities;
+	/* Of the guest's own counter between samples; 0: the clock is another. */
+	u32 cycles;
 	/* CPUs that have a queue: 0 to vcpus - 1. */
 	u32 vcpus;
 	bool ready;
@@ -129,7 +133,7 @@ void clock_stop(void);
 void clock_cpu_online(u32 cpu);
 void clock_cpu_offline(u32 cpu);
 
-/* nmi.c: the host's clock. Where it is not in force nothing waits, and no CPU can start. */
+/* nmi_ring.c: samples that an NMI has taken. Where no clock needs it nothing waits. */
 struct taken_sample {
 	u64 pc;
 	struct task_struct *task;
@@ -141,6 +145,28 @@ struct taken_sample {
 	u64 callers[FRAME_WORDS * MAX_BACKTRACE_DEPTH];
 };
 
+int nmi_ring_init(struct oprofile_device *dev);
+/* Nobody takes samples any more. */
+void nmi_ring_exit(void);
+/* Takes a sample of this CPU; in an NMI, or with interrupts off. */
+void nmi_ring_take(u32 cpu, struct pt_regs *regs);
+/* When it returns, all that the CPU's handlers have taken before is in its buffers. */
+void nmi_ring_sync(u32 cpu);
+/* The oldest sample that waits in the CPU's ring, and that it has been read; samples that found no room. */
+const struct taken_sample *nmi_ring_next(u32 cpu);
+void nmi_ring_done(u32 cpu);
+u32 nmi_ring_lost(u32 cpu);
+
+/* perf_clock.c: the guest's own counter as the clock. Settles dev->cycles, before hello. */
+void perf_clock_init(struct oprofile_device *dev);
+/* Has the counter of a CPU that is online count; false: it cannot. */
+bool perf_clock_start(u32 cpu);
+/* When it returns, all samples of that CPU's counter are in its buffers. */
+void perf_clock_stop(u32 cpu);
+/* This CPU begins or ends idling; interrupts are off. */
+void perf_clock_busy(bool busy);
+
+/* nmi.c: the host's clock. Where it is not in force no CPU can start. */
 bool nmi_clock_wanted(const struct oprofile_device *dev);
 int nmi_clock_init(struct oprofile_device *dev);
 void nmi_clock_exit(void);
@@ -151,10 +177,6 @@ bool nmi_clock_start(u32 cpu);
 /* When it returns, all that the CPU's NMIs have sampled is in its buffers. */
 void nmi_clock_stop(u32 cpu);
 void nmi_clock_busy(u32 cpu, bool busy);
-/* The oldest sample that waits in the CPU's ring, and that it has been read; samples that found no room. */
-const struct taken_sample *nmi_clock_next(u32 cpu);
-void nmi_clock_done(u32 cpu);
-u32 nmi_clock_lost(u32 cpu);
 
 /* For tests: neither flush before mappings go nor keep them, so that it shows what that is good for. */
 extern bool unprotected;

@@ -89,7 +89,7 @@ impl Description<'_> {
             layout_bytes: u32::try_from(layout_bytes)
                 .map_err(|_| RequestError::TooLong)?
                 .into(),
-            reserved2: 0.into(),
+            clock_events: 0.into(),
         };
         let fits = payload.push(&[
             hello.as_bytes(),

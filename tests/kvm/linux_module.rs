@@ -1,5 +1,6 @@
 //! The agent's Linux module: on each kernel that it is built for, and where its device, a processor or a mapping goes away.
 
+use std::env;
 use std::time::Duration;
 
 use oprofile_tests::account::UNRESOLVED;
@@ -18,12 +19,20 @@ const LIMIT: Duration = Duration::from_secs(280);
 
 /// Runs a scenario of `images/linux/scenarios`, and checks that the guest came to its end.
 fn run(scenario: &str, cpus: u32, words: &str) -> Ended {
-    let ended = Vm::debian("none", 1)
+    run_with(
+        Vm::debian("none", 1).device("hz=1000"),
+        scenario,
+        cpus,
+        words,
+    )
+}
+
+fn run_with(guest: Vm, scenario: &str, cpus: u32, words: &str) -> Ended {
+    let ended = guest
         .cmdline(&format!("scenario={scenario}"))
         .cmdline(words)
         .cpus(cpus)
         .limit(LIMIT)
-        .device("hz=1000")
         .run()
         .expect_code(0);
     let output = ended.output();
@@ -103,6 +112,61 @@ fn processors_that_go_and_come_are_sampled_while_they_are_there() {
     for program in ["/tmp/on-cpu1", "/tmp/on-cpu2"] {
         let samples = profile.samples(|row| row.application == program);
         assert!(samples > 100, "{samples} of {program}: {output}");
+    }
+}
+
+/// The host asks for 10 samples a second, so a timer cannot give as many as the counter does. Its event is the one that needs no PMU.
+#[test]
+fn samples_come_by_a_counter_of_the_guests_own_while_it_is_busy() {
+    let guest = Vm::debian("none", 1).device("hz=10").device("callgraph=8");
+    let counter = "agent=cycles=1000000,cycles_event=cpu-clock";
+    let ended = run_with(guest, "counter", 2, counter);
+    let output = ended.output();
+    assert!(output.contains("the counter has counted"), "{output}");
+    // Two CPUs, 3 s: a clock that does not rest is 6,000 interrupts.
+    let [timers, samples, events] = numbers(&ended, "guest: idle")[..] else {
+        panic!("not three numbers: {output}");
+    };
+    assert!(timers < 1_500 && samples < 300 && events == 2, "{output}");
+    let [timers, samples, events] = numbers(&ended, "guest: busy")[..] else {
+        panic!("not three numbers: {output}");
+    };
+    assert!(timers > 1_500 && samples > 600 && events == 2, "{output}");
+    assert_eq!(numbers(&ended, "guest: without a CPU"), [1], "{output}");
+    for turn in 1..=3 {
+        let held = numbers(
+            &ended,
+            &format!("guest: held without a device, turn {turn}"),
+        );
+        assert_eq!(held, [turn, 0], "{output}");
+    }
+    let account = ended.account();
+    assert_eq!(account.of("guest_clock_events"), 1_000_000, "{account:#?}");
+    assert!(!ended.stderr.contains("asked for"), "{output}");
+    let (received, unresolved) = (account.of("received"), account.sum(&UNRESOLVED));
+    assert!(unresolved * 1_000 <= received, "{account:#?}");
+    assert!(account.of("frames") > received, "{account:#?}");
+    let profile = Profile::read(&ended.session).expect("the session is readable");
+    let samples = profile.samples(|row| row.application == "/tmp/on-cpu1");
+    assert!(samples > 100, "{samples} on CPU 1: {output}");
+    assert_counts_cycles_or_says_why_not(&ended);
+}
+
+/// The lab has no PMU.
+#[track_caller]
+fn assert_counts_cycles_or_says_why_not(ended: &Ended) {
+    let output = ended.output();
+    let events = numbers(ended, "guest: by the PMU");
+    let refusal = "cannot count cycles (error -2), so time is the clock. This machine has no such PMU";
+    if env::var("OPROFILE_KVM").is_ok_and(|kvm| kvm == "lab") {
+        assert!(output.contains(refusal), "{output}");
+    }
+    match output.contains("a sample each 1000000 of cycles") {
+        true => assert_eq!(events, [2], "{output}"),
+        false => {
+            assert!(output.contains("so time is the clock."), "{output}");
+            assert_eq!(events, [0], "{output}");
+        }
     }
 }
 

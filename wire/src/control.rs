@@ -142,8 +142,9 @@ pub struct Hello {
     pub reserved: U16,
     /// Length of the layout descriptor.
     pub layout_bytes: U32,
-    /// Zero.
-    pub reserved2: U32,
+    /// Events of a vCPU's own between samples (Linux: cycles of its PMU), when the driver samples by these; 0: it samples by time,
+    /// or by the host's clock. What the device is told it believes, and does nothing with but tell.
+    pub clock_events: U32,
 }
 
 /// A vCPU comes or goes, 8 bytes.

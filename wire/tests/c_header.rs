@@ -120,7 +120,7 @@ fn requests(text: &mut String) {
     structure!(text, Hello, "oprofile_hello",
         capabilities, page_table_root, linear_map_base, kernel_start, kernel_end, user_end,
         init_task, change_words, page_table_levels, cpus, release_bytes, reserved, layout_bytes,
-        reserved2);
+        clock_events);
     structure!(text, CpuState, "oprofile_cpu_state", vcpu, online);
     #[rustfmt::skip]
     structure!(text, ModuleEntry, "oprofile_module_entry", base, size, name_bytes, reserved);

@@ -368,7 +368,13 @@ impl Engine {
         mortuary.set_online(CpuSet::default());
         mortuary.register();
         self.capabilities = capabilities;
-        if self.offered & !capabilities & capability::HOST_NMI != 0 {
+        self.clock_events = hello.clock_events.get();
+        if self.clock_events != 0 {
+            tracing::info!(
+                "The guest's driver takes a sample each {} events of its vCPUs' own, not at the rate asked for",
+                self.clock_events
+            );
+        } else if self.offered & !capabilities & capability::HOST_NMI != 0 {
             tracing::warn!(
                 "The guest's driver takes no NMIs as its clock: it samples by its own timer, blind where interrupts are off"
             );

@@ -143,6 +143,19 @@ fn where_the_host_does_not_want_to_be_the_clock_a_hello_cannot_ask_for_it() {
 }
 
 #[test]
+fn a_guest_whose_own_counter_is_the_clock_says_so_in_each_hello() {
+    let mut driver = Driver::new(SyntheticGuest::default(), 1);
+    for events in [u32::MAX, 0, 2_000_000] {
+        let mut hello = driver.guest.hello();
+        hello.clock_events = events.into();
+        let layout = driver.guest.layout_bytes(driver.guest.store());
+        let request = SyntheticGuest::hello_request(&hello, &layout);
+        assert_eq!(driver.request(&request).status.get(), status::OK);
+        assert_eq!(driver.device.account().guest_clock_events, events);
+    }
+}
+
+#[test]
 fn vcpus_ids_and_cells_out_of_range_are_refused() {
     let mut driver = driver_with(capability::HOST_NMI);
     let cell = cell(&mut driver);

@@ -1,10 +1,6 @@
 # Takes processors away and gives them back while programs run.
 . /scenarios/load.sh
 
-switch() {
-	echo "$2" >"/sys/devices/system/cpu/cpu$1/online" || fail "cannot switch CPU $1"
-}
-
 start_load 3
 for turn in 1 2 3 4; do
 	for cpu in 1 2; do

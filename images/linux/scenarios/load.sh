@@ -42,3 +42,8 @@ await() {
 has_received() {
 	[ "$(received)" -gt "$1" ]
 }
+
+# Takes a processor away (0) or gives it back (1).
+switch() {
+	echo "$2" >"/sys/devices/system/cpu/cpu$1/online" || fail "cannot switch CPU $1"
+}

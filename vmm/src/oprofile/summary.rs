@@ -72,13 +72,19 @@ impl Summary {
             return Ok(());
         }
         let rate = u128::from(self.account.received) * NS_PER_SECOND / nanoseconds;
-        let asked = NS_PER_SECOND / u128::from(self.period_ns.max(1));
-        writeln!(
+        write!(
             f,
-            "  {:<18}{rate:>12}  per second of vCPU time ({:.1} s), {asked} asked for",
+            "  {:<18}{rate:>12}  per second of vCPU time ({:.1} s), ",
             "rate",
             self.sampled.as_secs_f64()
-        )
+        )?;
+        match self.account.guest_clock_events {
+            0 => {
+                let asked = NS_PER_SECOND / u128::from(self.period_ns.max(1));
+                writeln!(f, "{asked} asked for")
+            }
+            events => writeln!(f, "each {events} events by the guest's own counter"),
+        }
     }
 
     /// What became of the host's clock, where it was wanted.
@@ -86,6 +92,10 @@ impl Summary {
         let clock = &self.account.clock;
         match (self.clock, clock.armed) {
             (Clock::GuestTimer, _) => Ok(()),
+            (Clock::HostNmi, 0) if self.account.guest_clock_events != 0 => writeln!(
+                f,
+                "The guest's driver took no NMIs: a counter of its own was the clock, as its parameters want."
+            ),
             (Clock::HostNmi, 0) => writeln!(
                 f,
                 "The guest's driver took no NMIs: its own timer was the clock, blind where interrupts are off."
@@ -281,12 +291,26 @@ mod tests {
     }
 
     #[test]
+    fn no_rate_was_asked_for_where_the_guests_own_counter_is_the_clock() {
+        let mut summary = summary(true);
+        summary.account.guest_clock_events = 3_000_000;
+        summary.clock = Clock::HostNmi;
+        let text = summary.to_string();
+        assert!(!text.contains("asked for"), "{text}");
+        assert!(text.contains("(2.0 s), each 3000000 events by"), "{text}");
+        assert!(
+            text.contains("a counter of its own was the clock"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn the_hosts_clock_is_told_where_it_was_wanted() {
         let mut summary = summary(true);
         summary.account.clock.sent = 77;
         assert!(!summary.to_string().contains("NMI"));
         summary.clock = Clock::HostNmi;
-        assert!(summary.to_string().contains("took no NMIs"));
+        assert!(summary.to_string().contains("took no NMIs: its own timer"));
         summary.account.clock.armed = 1;
         let text = summary.to_string();
         assert!(text.contains("NMI sent") && text.contains("77"), "{text}");

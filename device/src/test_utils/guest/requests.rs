@@ -32,7 +32,7 @@ impl SyntheticGuest {
             layout_bytes: u32::try_from(self.layout_bytes(self.shape.store).len())
                 .unwrap()
                 .into(),
-            reserved2: 0.into(),
+            clock_events: 0.into(),
         }
     }
 
