@@ -1,4 +1,4 @@
-# Resets the device behind the agent's back, and takes it away, while its buffers are out. Needs iomem=relaxed.
+# Resets the device behind the agent's back, has it fail, and takes it away, while its buffers are out. Needs iomem=relaxed.
 . /scenarios/load.sh
 platform=$(basename "$(dirname "$(readlink -f /sys/bus/virtio/devices/"$device")")")
 # The range is listed once by its device's name, and once by its user's.
@@ -11,7 +11,9 @@ start_load 1
 for turn in 1 2 3; do
 	await has_received 200
 	[ "$(held tasks)" -gt 0 ] || echo "guest: nothing was out"
-	devmem $status 32 0 || fail "cannot reset the device"
+	# Once it has not forgotten its queues, but FAILED is set, which the agent takes as it takes DEVICE_NEEDS_RESET.
+	[ $turn = 2 ] && value=0x8f || value=0
+	devmem $status 32 $value || fail "cannot reset the device"
 	# Now samples pile up, until the agent finds out.
 	await eval "[ \$(dmesg | grep -c 'started anew') -ge $turn ]"
 done
