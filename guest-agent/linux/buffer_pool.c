@@ -27,6 +27,12 @@ module_param(hold_mm, bool, 0444);
 MODULE_PARM_DESC(hold_mm,
 		 "keep address spaces alive until their samples are resolved, also where the device has a flush doorbell");
 
+/* For tests: so many references to tasks are never given back; they must see that. */
+static unsigned int leak;
+module_param(leak, uint, 0444);
+MODULE_PARM_DESC(leak, "for tests: leave so many references to tasks behind");
+static atomic_t leaked;
+
 bool pool_keeps_spaces(const struct oprofile_device *dev)
 {
 	return hold_mm || (!(dev->capabilities & OPROFILE_CAPABILITY_FLUSH_DOORBELL) && !unprotected);
@@ -139,6 +145,8 @@ static void let_go(struct cpu_buffer *buffer, struct sample_buffer *done)
 	u32 i;
 
 	for (i = 0; i < done->task_count; i++) {
+		if (leak && atomic_add_unless(&leaked, 1, leak))
+			continue;
 		put_task_struct(done->tasks[i]);
 		object_gone(OBJECT_TASK);
 	}

@@ -16,6 +16,13 @@ stop_load() {
 	while pidof shares brief plugin >/dev/null; do usleep 10000; done
 }
 
+# Holds it in place (STOP), with all that it runs, or lets it go on (CONT).
+signal_load() {
+	# shellcheck disable=SC2086 # one word each
+	kill -"$1" $loops
+	killall -q -"$1" shares brief plugin
+}
+
 driver=/sys/bus/virtio/drivers/virtio_oprofile
 device=$(basename $driver/virtio*)
 
