@@ -75,6 +75,12 @@ pub struct Account {
     pub build_ids_none: u64,
     /// Files whose build-id could not be read: its page was not in memory, or the start of the file not mapped.
     pub build_ids_unreadable: u64,
+    /// Processes whose perf map named a function.
+    pub perf_maps: u64,
+    /// Functions that perf maps named.
+    pub perf_map_functions: u64,
+    /// Perf maps that were left out in part: they were too long, or all together too large.
+    pub perf_maps_cut: u64,
     /// Bad input by kind.
     pub faults: Faults,
     /// The same by vCPU; index is the vCPU.
@@ -150,6 +156,9 @@ impl Account {
             ("build_ids", self.build_ids),
             ("build_ids_none", self.build_ids_none),
             ("build_ids_unreadable", self.build_ids_unreadable),
+            ("perf_maps", self.perf_maps),
+            ("perf_map_functions", self.perf_map_functions),
+            ("perf_maps_cut", self.perf_maps_cut),
         ];
         let faults = self
             .faults

@@ -73,6 +73,8 @@ faults! {
     BadPath = "bad_path",
     /// A look-up that needed more reads than one sample or one sync may have.
     OverBudget = "over_budget",
+    /// A line of a perf map that is no `START SIZE name`.
+    BadMapLine = "bad_perf_map_line",
     /// A file or region beyond the most that get a cookie of their own.
     TooManyCookies = "too_many_cookies",
 }

@@ -12,6 +12,7 @@
 //! | [`event_buffer`] | escape-coded words on their way to the one reader: watershed, dump, overflow |
 //! | [`cookies`] | ids of files and anonymous regions |
 //! | [`kernel`] | the guest's kernel as its driver describes it |
+//! | [`perf_map`] | functions of just-in-time compilers, as they tell them themselves |
 //! | [`settings`] | what the host decides beforehand |
 //! | [`account`], [`fault`] | what came in, where it ended, what was wrong with it |
 pub mod account;
@@ -25,6 +26,7 @@ pub mod fault;
 pub mod front;
 pub mod guest;
 pub mod kernel;
+pub mod perf_map;
 pub mod settings;
 pub mod sync;
 #[cfg(any(test, feature = "test-utils"))]
@@ -40,4 +42,5 @@ pub use event_buffer::{EventReader, OpenError};
 pub use fault::{Fault, Faults};
 pub use front::{ActivateError, Device, Interrupt, SYNC_PERIOD};
 pub use kernel::Kernel;
+pub use perf_map::PerfMap;
 pub use settings::{Clock, Settings, SettingsError};

@@ -24,6 +24,7 @@
 #define OPROFILE_CAPABILITY_TASK_FREE 0x8
 #define OPROFILE_CAPABILITY_CHANGE_WORDS 0x10
 #define OPROFILE_CAPABILITY_HOST_NMI 0x20
+#define OPROFILE_CAPABILITY_PERF_MAPS 0x40
 
 struct oprofile_config {
 	__le32 magic;
@@ -37,7 +38,7 @@ struct oprofile_config {
 	__le32 cpu_buffer_entries;
 	__le32 sample_buffer_bytes;
 	__le32 flush_doorbell;
-	__le32 reserved;
+	__le32 wanted_maps;
 };
 static_assert(sizeof(struct oprofile_config) == 56);
 
@@ -54,10 +55,13 @@ static_assert(sizeof(struct oprofile_config) == 56);
 #define OPROFILE_KIND_TASK_FREE 0x5
 #define OPROFILE_KIND_QUIESCED 0x6
 #define OPROFILE_KIND_HOST_CLOCK 0x7
+#define OPROFILE_KIND_WANTED_MAP 0x8
+#define OPROFILE_KIND_PERF_MAP 0x9
 
 #define OPROFILE_FLAG_FIRST 0x1
 #define OPROFILE_FLAG_LAST 0x2
 #define OPROFILE_FLAG_MODULE_COMING 0x4
+#define OPROFILE_FLAG_UNREADABLE 0x8
 
 #define OPROFILE_STATUS_OK 0x0
 
@@ -130,6 +134,13 @@ struct oprofile_host_clock {
 	__le64 cell;
 };
 static_assert(sizeof(struct oprofile_host_clock) == 16);
+
+struct oprofile_perf_map {
+	__le32 tgid;
+	__le32 reserved;
+	__le64 offset;
+};
+static_assert(sizeof(struct oprofile_perf_map) == 16);
 
 /* Clock cells. */
 struct oprofile_clock_cell {

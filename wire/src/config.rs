@@ -27,9 +27,16 @@ pub mod capability {
     pub const CHANGE_WORDS: u64 = 1 << 4;
     /// The host wants to be the sampling clock, by NMIs, see [`crate::clock`]. Offered only then.
     pub const HOST_NMI: u64 = 1 << 5;
+    /// The driver sends the perf maps of processes with code of their own making that the device asks for.
+    pub const PERF_MAPS: u64 = 1 << 6;
     /// Everything that this version knows.
-    pub const ALL: u64 =
-        FLUSH_DOORBELL | BACKTRACE | KERNEL_SYMBOLS | TASK_FREE | CHANGE_WORDS | HOST_NMI;
+    pub const ALL: u64 = FLUSH_DOORBELL
+        | BACKTRACE
+        | KERNEL_SYMBOLS
+        | TASK_FREE
+        | CHANGE_WORDS
+        | HOST_NMI
+        | PERF_MAPS;
 }
 
 /// The configuration space, 56 bytes.
@@ -60,8 +67,9 @@ pub struct ConfigSpace {
     pub sample_buffer_bytes: U32,
     /// Write only: the vCPU whose sample queue is to be drained now. Reads as 0.
     pub flush_doorbell: U32,
-    /// Zero.
-    pub reserved: U32,
+    /// Changes, up and wrapping, when the device wants perf maps that it has not told of; see
+    /// [`kind::WANTED_MAP`](crate::control::kind::WANTED_MAP).
+    pub wanted_maps: U32,
 }
 
 /// Bytes of the configuration space.
@@ -82,6 +90,7 @@ mod tests {
         assert_eq!(offset_of!(ConfigSpace, period_ns), 24);
         assert_eq!(offset_of!(ConfigSpace, cpu_buffer_entries), 40);
         assert_eq!(FLUSH_DOORBELL_OFFSET, 48);
+        assert_eq!(offset_of!(ConfigSpace, wanted_maps), 52);
     }
 
     #[test]

@@ -34,6 +34,14 @@ pub mod kind {
     /// [`super::HostClock`]: the NMIs of a vCPU begin or end. Wants the capability
     /// [`HOST_NMI`](crate::config::capability::HOST_NMI) in force.
     pub const HOST_CLOCK: u16 = 7;
+    /// No payload: which perf map does the device want next? The answer's `detail` is the process id, 0 when it wants none, and
+    /// `value` the offset in the file from which on. With [`flag::LAST`](super::flag::LAST) the driver is about to stop: the
+    /// device does not wait any more before it asks for the same file again. Wants the capability
+    /// [`PERF_MAPS`](crate::config::capability::PERF_MAPS) in force, as the next one does.
+    pub const WANTED_MAP: u16 = 8;
+    /// [`super::PerfMap`] and bytes of the perf map that [`WANTED_MAP`] told of, in order; behind the end of the file, or when it
+    /// cannot be read, [`flag::LAST`](super::flag::LAST) ends it. The answer's `value` is 0 when the device takes no more of it.
+    pub const PERF_MAP: u16 = 9;
 }
 
 /// Flags of a request.
@@ -44,6 +52,9 @@ pub mod flag {
     pub const LAST: u32 = 1 << 1;
     /// The module list is sent because a module is about to run (Linux: `MODULE_STATE_COMING`).
     pub const MODULE_COMING: u32 = 1 << 2;
+    /// The perf map cannot be read: there is none, or it is not to be believed. Without payload behind
+    /// [`super::PerfMap`], and together with [`LAST`].
+    pub const UNREADABLE: u32 = 1 << 3;
 }
 
 /// Answers to a request.
@@ -104,7 +115,7 @@ pub struct Response {
     pub status: U32,
     /// Depends on the status.
     pub detail: U32,
-    /// Hello: the capabilities in force. Otherwise 0.
+    /// Hello: the capabilities in force. [`kind::WANTED_MAP`], [`kind::PERF_MAP`]: see there. Otherwise 0.
     pub value: U64,
 }
 
@@ -231,6 +242,20 @@ pub struct HostClock {
     pub cell: U64,
 }
 
+/// A piece of a perf map, 16 bytes and as many of the file as the request has.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct PerfMap {
+    /// The process, as [`kind::WANTED_MAP`] told it.
+    pub tgid: U32,
+    /// Zero.
+    pub reserved: U32,
+    /// Offset in the file of the first byte that follows.
+    pub offset: U64,
+}
+
 /// Most tasks in one task-free request.
 pub const MAX_TASKS_PER_REQUEST: usize = 256;
 
@@ -303,6 +328,7 @@ mod tests {
         assert_eq!(size_of::<SymbolEntry>(), 16);
         assert_eq!(size_of::<TaskFree>(), 8);
         assert_eq!(size_of::<HostClock>(), 16);
+        assert_eq!(size_of::<PerfMap>(), 16);
     }
 
     proptest! {

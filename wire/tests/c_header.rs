@@ -7,7 +7,7 @@ use std::path::Path;
 use oprofile_wire::clock::{self, ClockCell};
 use oprofile_wire::config::{self, ConfigSpace, capability};
 use oprofile_wire::control::{
-    self, CpuState, Hello, HostClock, ModuleEntry, RequestHeader, Response, SymbolEntry,
+    self, CpuState, Hello, HostClock, ModuleEntry, PerfMap, RequestHeader, Response, SymbolEntry,
     SymbolsHeader, flag, kind, status,
 };
 use oprofile_wire::layout::{self, DescriptorHeader, Field, LayoutEntry, VmaStore};
@@ -96,11 +96,11 @@ fn configuration(text: &mut String) {
     constants!(text, "CONFIG_", config, MAGIC);
     #[rustfmt::skip]
     constants!(text, "CAPABILITY_", capability,
-        FLUSH_DOORBELL, BACKTRACE, KERNEL_SYMBOLS, TASK_FREE, CHANGE_WORDS, HOST_NMI);
+        FLUSH_DOORBELL, BACKTRACE, KERNEL_SYMBOLS, TASK_FREE, CHANGE_WORDS, HOST_NMI, PERF_MAPS);
     #[rustfmt::skip]
     structure!(text, ConfigSpace, "oprofile_config",
         magic, version, capabilities, vcpus, enable, period_ns, event, backtrace_depth,
-        cpu_buffer_entries, sample_buffer_bytes, flush_doorbell, reserved);
+        cpu_buffer_entries, sample_buffer_bytes, flush_doorbell, wanted_maps);
     let doorbell = config::FLUSH_DOORBELL_OFFSET;
     writeln!(text, "#define OPROFILE_CONFIG_FLUSH_DOORBELL {doorbell}\n").unwrap();
 }
@@ -109,8 +109,9 @@ fn requests(text: &mut String) {
     writeln!(text, "/* Requests. */").unwrap();
     constants!(text, "", control, MAX_REQUEST_BYTES, MAX_NAME_BYTES);
     #[rustfmt::skip]
-    constants!(text, "KIND_", kind, HELLO, CPU_STATE, MODULES, SYMBOLS, TASK_FREE, QUIESCED, HOST_CLOCK);
-    constants!(text, "FLAG_", flag, FIRST, LAST, MODULE_COMING);
+    constants!(text, "KIND_", kind,
+        HELLO, CPU_STATE, MODULES, SYMBOLS, TASK_FREE, QUIESCED, HOST_CLOCK, WANTED_MAP, PERF_MAP);
+    constants!(text, "FLAG_", flag, FIRST, LAST, MODULE_COMING, UNREADABLE);
     constants!(text, "STATUS_", status, OK);
     #[rustfmt::skip]
     structure!(text, RequestHeader, "oprofile_request_header",
@@ -129,6 +130,7 @@ fn requests(text: &mut String) {
     #[rustfmt::skip]
     structure!(text, SymbolEntry, "oprofile_symbol_entry", address, size, reserved, name_bytes);
     structure!(text, HostClock, "oprofile_host_clock", vcpu, apic_id, cell);
+    structure!(text, PerfMap, "oprofile_perf_map", tgid, reserved, offset);
 }
 
 fn host_clock(text: &mut String) {

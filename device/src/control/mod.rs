@@ -4,7 +4,7 @@ pub(crate) mod lists;
 
 use oprofile_wire::control::{
     CpuState, HasName, Hello, HostClock, MAX_NAME_BYTES, MAX_TASKS_PER_REQUEST, ModuleEntry, Named,
-    RequestHeader, SymbolEntry, SymbolsHeader, TaskFree, kind, status, take_named,
+    PerfMap, RequestHeader, SymbolEntry, SymbolsHeader, TaskFree, flag, kind, status, take_named,
 };
 use oprofile_wire::{Cursor, PROTOCOL_VERSION};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
@@ -47,6 +47,14 @@ pub(crate) enum Request<'a> {
     TaskFree,
     Quiesced,
     HostClock(&'a HostClock),
+    WantedMap {
+        flags: u32,
+    },
+    PerfMap {
+        flags: u32,
+        map: &'a PerfMap,
+        text: &'a [u8],
+    },
 }
 
 /// Bytes of a request that know their position, for answers that say where it went wrong.
@@ -164,6 +172,19 @@ impl<'a> Request<'a> {
                 records.finish()?;
                 Ok(Self::HostClock(clock))
             }
+            kind::WANTED_MAP => {
+                records.finish()?;
+                Ok(Self::WantedMap { flags })
+            }
+            kind::PERF_MAP => {
+                let map = records.take()?;
+                let text = records.cursor.rest();
+                // What cannot be read has no bytes, and nothing follows.
+                if flags & flag::UNREADABLE != 0 && (flags & flag::LAST == 0 || !text.is_empty()) {
+                    return Err(records.malformed());
+                }
+                Ok(Self::PerfMap { flags, map, text })
+            }
             unknown => Err(Refusal::new(status::UNKNOWN_REQUEST, u32::from(unknown))),
         }
     }
@@ -250,6 +271,17 @@ mod tests {
     }
 
     #[test]
+    fn a_perf_map_that_cannot_be_read_has_no_bytes_and_ends() {
+        let of = |flags: u32, text: &[u8]| {
+            let mut bytes = request(kind::PERF_MAP, &[&[0; 16], text].concat());
+            bytes[4..8].copy_from_slice(&flags.to_le_bytes());
+            Request::parse(&bytes).is_ok()
+        };
+        assert!(of(0, b"text") && of(flag::LAST, b"") && of(flag::LAST | flag::UNREADABLE, b""));
+        assert!(!of(flag::UNREADABLE, b"") && !of(flag::LAST | flag::UNREADABLE, b"text"));
+    }
+
+    #[test]
     fn a_hello_with_lengths_beyond_its_payload_is_malformed() {
         let mut hello = Hello::new_zeroed();
         hello.layout_bytes = 1.into();
@@ -262,7 +294,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_payload_is_read_or_refused(kind in 0u16..9, payload in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_payload_is_read_or_refused(kind in 0u16..11, payload in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = Request::parse(&request(kind, &payload));
         }
     }

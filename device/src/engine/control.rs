@@ -20,6 +20,7 @@ use crate::guest::paging::Levels;
 use crate::guest::space::Description;
 use crate::guest::{ChangeWords, DescriptionError, Guest};
 use crate::kernel::Kernel;
+use crate::perf_map::NotAsked;
 use crate::sync::CpuSet;
 
 /// Most task-free requests that are held at once: half of the control queue, so that others still get through.
@@ -45,6 +46,8 @@ pub(super) struct Held {
 enum Outcome {
     /// Answered now, with this value.
     Done(u64),
+    /// Answered now, with this detail and value.
+    Told(u32, u64),
     /// Answered when the mortuary frees this.
     Held(Ticket),
 }
@@ -128,6 +131,11 @@ impl Engine {
                 return false;
             }
             Ok(Outcome::Done(value)) => Response {
+                value: value.into(),
+                ..Response::default()
+            },
+            Ok(Outcome::Told(detail, value)) => Response {
+                detail: detail.into(),
                 value: value.into(),
                 ..Response::default()
             },
@@ -237,6 +245,16 @@ impl Engine {
                 self.host_clock(clock, link)?;
                 Ok(Outcome::Done(0))
             }
+            Request::WantedMap { flags } => {
+                self.takes_maps()?;
+                let wanted = self.maps.ask(flags & flag::LAST != 0);
+                let (tgid, offset) = wanted.unwrap_or_default();
+                Ok(Outcome::Told(tgid, offset))
+            }
+            Request::PerfMap { flags, map, text } => {
+                let takes_more = self.take_perf_map(flags, map, text)?;
+                Ok(Outcome::Done(u64::from(takes_more)))
+            }
             Request::Quiesced => {
                 self.sync_all(link);
                 self.quiesced = true;
@@ -294,6 +312,37 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Whether the driver sends perf maps.
+    const fn takes_maps(&self) -> Result<(), Refusal> {
+        match self.capabilities & capability::PERF_MAPS {
+            0 => Err(Refusal::new(status::BAD_STATE, 0)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a piece of a perf map; whether the device takes more of it.
+    fn take_perf_map(
+        &mut self,
+        flags: u32,
+        map: &control::PerfMap,
+        text: &[u8],
+    ) -> Result<bool, Refusal> {
+        self.takes_maps()?;
+        let not_asked = |NotAsked| Refusal::new(status::BAD_STATE, 0);
+        let (tgid, offset) = (map.tgid.get(), map.offset.get());
+        if flags & flag::UNREADABLE != 0 {
+            self.maps.cannot_be_read(tgid).map_err(not_asked)?;
+            return Ok(false);
+        }
+        let is_last = flags & flag::LAST != 0;
+        let taken = self.maps.take((tgid, offset), text, is_last);
+        let (bad_lines, takes_more) = taken.map_err(not_asked)?;
+        for _ in 0..bad_lines {
+            self.fault(Fault::BadMapLine, || format!("process {tgid}"));
+        }
+        Ok(takes_more)
     }
 
     /// Takes a driver's introduction, the first or that of a driver that was loaded again. While it is refused the
@@ -389,6 +438,7 @@ impl Engine {
         if self.guest.is_some() {
             self.sync_all(link);
         }
+        self.maps.forget_processes();
         let freed = self.pipeline.mortuary_mut().unregister();
         self.release(&freed, link);
         if let Some(guest) = self.guest.take() {

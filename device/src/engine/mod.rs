@@ -13,7 +13,9 @@ mod samples;
 use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
+use oprofile_wire::config::capability;
 use oprofile_wire::sample::{ESCAPE, Entry, MAX_BUFFER_BYTES, note};
 use oprofile_wire::{CONTROL_QUEUE, sample_queue};
 use vm_memory::GuestMemoryBackend;
@@ -28,6 +30,7 @@ use crate::front::chain::Segments;
 use crate::front::config::capabilities;
 use crate::guest::{Budget, Guest, GuestWorld};
 use crate::kernel::Kernel;
+use crate::perf_map::{PerfMap, PerfMaps};
 use crate::settings::Settings;
 use crate::sync::Pipeline;
 
@@ -51,6 +54,7 @@ pub(crate) struct Engine {
     events: SharedEvents,
     pipeline: Pipeline<Ticket>,
     cookies: Cookies,
+    maps: PerfMaps,
     /// The guest whose hello is in force.
     guest: Option<Guest>,
     /// What a guest may cost; with the guest while there is one, and handed on to the next.
@@ -78,7 +82,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub fn new(settings: &Settings, events: SharedEvents) -> Self {
+    pub fn new(settings: &Settings, events: SharedEvents, wanted_maps: Arc<AtomicU32>) -> Self {
         let vcpus = settings.vcpus;
         Self {
             late_samples: settings.late_samples,
@@ -89,6 +93,7 @@ impl Engine {
             events,
             pipeline: Pipeline::default(),
             cookies: Cookies::default(),
+            maps: PerfMaps::new(wanted_maps),
             guest: None,
             budget: Budget::default(),
             kernel: None,
@@ -131,6 +136,16 @@ impl Engine {
         self.cookies.vdso(cookie)
     }
 
+    /// What is known of code of its own making in an anonymous region.
+    pub fn perf_map(&self, cookie: u64) -> Option<Arc<PerfMap>> {
+        self.maps.of_region(cookie)
+    }
+
+    /// Whether the configuration space has changed by itself since this was asked last.
+    pub const fn take_config_change(&mut self) -> bool {
+        self.maps.take_change()
+    }
+
     pub fn kernel(&self) -> Option<Arc<Kernel>> {
         self.kernel.clone()
     }
@@ -140,6 +155,7 @@ impl Engine {
             self.vcpus.iter().map(figure).fold(0, u64::wrapping_add)
         };
         let builds = self.cookies.builds();
+        let maps = self.maps.counts();
         Account {
             said_hello: self.said_hello,
             received: sum(|vcpu| vcpu.received),
@@ -162,6 +178,9 @@ impl Engine {
             build_ids: builds.with_id,
             build_ids_none: builds.without_id,
             build_ids_unreadable: builds.unreadable,
+            perf_maps: maps.maps,
+            perf_map_functions: maps.functions,
+            perf_maps_cut: maps.cut,
             faults: self.faults.snapshot(),
             vcpus: self.vcpus.clone(),
         }
@@ -214,6 +233,7 @@ impl Engine {
             self.control(link);
         }
         self.sync_all(link);
+        self.maps.tick();
     }
 
     /// The device goes inactive.
@@ -270,6 +290,9 @@ impl Engine {
         let full_syncs = self.pipeline.mortuary().passes();
         let mut world =
             GuestWorld::new(guest, &*memory, &mut self.cookies, &self.faults, full_syncs);
+        if self.capabilities & capability::PERF_MAPS != 0 {
+            world.watch(&mut self.maps);
+        }
         let mut freed = Vec::new();
         for &(vcpu, pending) in vcpus {
             if pending == 0 {

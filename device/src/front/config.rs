@@ -15,7 +15,7 @@ pub(crate) const fn capabilities(settings: &Settings) -> u64 {
 }
 
 /// The space as a driver sees it.
-pub(crate) fn space(settings: &Settings, enabled: bool) -> ConfigSpace {
+pub(crate) fn space(settings: &Settings, enabled: bool, wanted_maps: u32) -> ConfigSpace {
     ConfigSpace {
         magic: MAGIC.into(),
         version: u32::from(PROTOCOL_VERSION).into(),
@@ -28,7 +28,7 @@ pub(crate) fn space(settings: &Settings, enabled: bool) -> ConfigSpace {
         cpu_buffer_entries: settings.cpu_buffer_size.into(),
         sample_buffer_bytes: settings.sample_buffer_bytes.into(),
         flush_doorbell: 0.into(),
-        reserved: 0.into(),
+        wanted_maps: wanted_maps.into(),
     }
 }
 
@@ -55,7 +55,7 @@ mod tests {
 
     fn all() -> [u8; CONFIG_BYTES] {
         let mut bytes = [0xff; CONFIG_BYTES];
-        read(&space(&Settings::default(), true), 0, &mut bytes);
+        read(&space(&Settings::default(), true, 9), 0, &mut bytes);
         bytes
     }
 
@@ -66,7 +66,7 @@ mod tests {
         assert_eq!(bytes[20..24], 1u32.to_le_bytes());
         assert_eq!(bytes[24..32], 1_000_000u64.to_le_bytes());
         assert_eq!(bytes[44..48], 4_096u32.to_le_bytes());
-        assert_eq!(bytes[48..], [0; 8]);
+        assert_eq!(bytes[48..], [0, 0, 0, 0, 9, 0, 0, 0]);
     }
 
     #[test]
@@ -75,7 +75,7 @@ mod tests {
         for offset in 0..70u64 {
             for length in 0..70 {
                 let mut data = vec![0xff; length];
-                read(&space(&Settings::default(), true), offset, &mut data);
+                read(&space(&Settings::default(), true, 9), offset, &mut data);
                 for (index, byte) in data.iter().enumerate() {
                     let position = usize::try_from(offset).unwrap() + index;
                     assert_eq!(*byte, whole.get(position).copied().unwrap_or(0));
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn offsets_beyond_every_space_read_as_zero() {
         let mut data = [0xff; 4];
-        read(&space(&Settings::default(), true), u64::MAX, &mut data);
+        read(&space(&Settings::default(), true, 9), u64::MAX, &mut data);
         assert_eq!(data, [0; 4]);
     }
 

@@ -20,6 +20,7 @@ use crate::engine::{Engine, Link};
 use crate::event_buffer::{EventBuffer, EventReader, OpenError, SharedEvents, SizeError};
 use crate::fault::Fault;
 use crate::kernel::Kernel;
+use crate::perf_map::PerfMap;
 use crate::settings::{
     MAX_BACKTRACE_DEPTH, MAX_CPU_BUFFER_ENTRIES, MAX_EVENT_BUFFER_WORDS, MAX_PERIOD_NS,
     MIN_PERIOD_NS, Settings, SettingsError,
@@ -85,6 +86,8 @@ pub struct Device<M> {
     period_ns: AtomicU64,
     backtrace_depth: AtomicU32,
     cpu_buffer_size: AtomicU32,
+    /// Counts when perf maps are wanted.
+    wanted_maps: Arc<AtomicU32>,
     events: SharedEvents,
     clock: Arc<HostClock<M>>,
     state: Mutex<State<M>>,
@@ -110,8 +113,9 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
         // The rest of the ranges has been checked: what is left is a host without memory.
         let buffer = EventBuffer::new(size, watershed).map_err(|_| SettingsError::Memory(size))?;
         let events = SharedEvents::new(buffer);
+        let wanted_maps = Arc::<AtomicU32>::default();
         let state = Mutex::new(State {
-            engine: Engine::new(&settings, events.clone()),
+            engine: Engine::new(&settings, events.clone(), Arc::clone(&wanted_maps)),
             link: None,
             interrupt: None,
         });
@@ -123,6 +127,7 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
             cpu_buffer_size: AtomicU32::new(settings.cpu_buffer_size),
             settings,
             enabled: AtomicBool::new(false),
+            wanted_maps,
             events,
             state,
         })
@@ -155,7 +160,9 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
             cpu_buffer_size: self.cpu_buffer_size(),
             ..self.settings
         };
-        config::read(&config::space(&settings, enabled), offset, data);
+        let wanted_maps = self.wanted_maps.load(Ordering::Acquire);
+        let space = config::space(&settings, enabled, wanted_maps);
+        config::read(&space, offset, data);
     }
 
     /// Writes configuration space. The flush doorbell drains the sample queue of the vCPU that it names before this
@@ -380,6 +387,13 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
         self.lock().engine.vdso(cookie)
     }
 
+    /// The functions of the process with the anonymous region that a cookie stands for, as its just-in-time compiler tells them; `None`
+    /// when it tells none. They are those of the whole process, at most 22 MiB of memory.
+    #[must_use]
+    pub fn perf_map(&self, cookie: u64) -> Option<Arc<PerfMap>> {
+        self.lock().engine.perf_map(cookie)
+    }
+
     /// What is known of the guest's kernel; `None` before its hello. Survives a reset until the next hello.
     #[must_use]
     pub fn kernel(&self) -> Option<Arc<Kernel>> {
@@ -407,11 +421,15 @@ impl<M: GuestMemoryBackend + Send + Sync> Device<M> {
         let state = &mut *guard;
         work(&mut state.engine, state.link.as_mut());
         let signals = state.link.as_mut().map(Link::take_signals);
+        let config_changed = state.engine.take_config_change();
         let interrupt = state.interrupt.clone();
         drop(guard);
         if let (Some(signals), Some(interrupt)) = (signals, interrupt) {
             for queue in signals {
                 interrupt.signal_queue(queue);
+            }
+            if config_changed {
+                interrupt.signal_config();
             }
         }
     }

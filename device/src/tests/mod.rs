@@ -4,6 +4,7 @@ mod build_ids;
 mod clock;
 mod control;
 mod hostile;
+mod perf_maps;
 mod races;
 mod random;
 mod samples;

@@ -172,7 +172,7 @@ impl Request {
             }
             Self::Quiesced => SyntheticGuest::request(kind::QUIESCED, 0, &[]),
             Self::Raw(kind, flags, payload) => {
-                SyntheticGuest::request(u16::from(kind % 9), *flags, payload)
+                SyntheticGuest::request(u16::from(kind % 11), *flags, payload)
             }
             Self::Bytes(bytes) => bytes.clone(),
         }

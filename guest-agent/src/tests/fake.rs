@@ -114,7 +114,7 @@ impl FakeDevice {
             cpu_buffer_entries: 48.into(),
             sample_buffer_bytes: 256.into(),
             flush_doorbell: 0.into(),
-            reserved: 0.into(),
+            wanted_maps: 0.into(),
         };
         Self {
             regions: Vec::new(),

@@ -19,6 +19,7 @@ use super::{Guest, task};
 use crate::cookies::{Cookies, OVERFLOW_COOKIE};
 use crate::event_buffer::record::NO_COOKIE;
 use crate::fault::{Fault, FaultLog};
+use crate::perf_map::PerfMaps;
 use crate::sync::{LANES, Lookup, Task, World};
 
 use ahead::Ahead;
@@ -112,6 +113,9 @@ pub(crate) struct GuestWorld<'a, M: GuestMemoryBackend> {
     /// Samples that have not been paid into the budget yet.
     samples: u32,
     ahead: Ahead,
+    /// Who wants to know of samples in anonymous regions, and the last that it was told: address space and cookie.
+    maps: Option<&'a mut PerfMaps>,
+    last_anonymous: (Key, u64),
 }
 
 impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
@@ -145,7 +149,23 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
             task: 0,
             samples: 0,
             ahead: Ahead::default(),
+            maps: None,
+            last_anonymous: (Mm::THROTTLED.key, NO_COOKIE),
         }
+    }
+
+    /// Has samples in anonymous regions told to `maps`.
+    pub const fn watch(&mut self, maps: &'a mut PerfMaps) {
+        self.maps = Some(maps);
+    }
+
+    /// A sample was in an anonymous region.
+    fn tell(&mut self, key: Key, cookie: u64) {
+        let is_region = cookie != OVERFLOW_COOKIE && self.cookies.vdso(cookie).is_none();
+        if let Some(maps) = self.maps.as_deref_mut().filter(|_| is_region) {
+            maps.sampled(key.space, key.tgid, cookie);
+        }
+        self.last_anonymous = (key, cookie);
     }
 
     /// What a cookie stands for.
@@ -162,6 +182,9 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
     /// A task is about to give up the address space at `space`.
     pub fn space_released(&mut self, space: u64) {
         self.memory.tables.released(space);
+        if let Some(maps) = self.maps.as_deref_mut() {
+            maps.released(space);
+        }
     }
 
     /// Asks until the guest holds still, within what the budget grants. What is wrong is counted, once.
@@ -567,10 +590,16 @@ impl<M: GuestMemoryBackend> World for GuestWorld<'_, M> {
     #[inline]
     fn lookup(&mut self, mm: Mm, address: u64) -> Lookup {
         self.samples = self.samples.wrapping_add(1);
-        match self.known(mm, address) {
+        let lookup = match self.known(mm, address) {
             Some(known) => known,
             None => self.look_up(mm, address),
+        };
+        if let Lookup::Anonymous { cookie, .. } = lookup
+            && self.last_anonymous != (mm.key, cookie)
+        {
+            self.tell(mm.key, cookie);
         }
+        lookup
     }
 
     #[inline]

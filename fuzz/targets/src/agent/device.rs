@@ -148,7 +148,7 @@ impl HostileDevice {
             cpu_buffer_entries: u32::from(config.cpu_buffer_entries).into(),
             sample_buffer_bytes: (256 + 8 * u32::from(config.sample_buffer_words)).into(),
             flush_doorbell: 0.into(),
-            reserved: 0.into(),
+            wanted_maps: 0.into(),
         };
         for &(word, value) in config.edits.iter().take(2) {
             edit(&mut space, word, value);
