@@ -1,6 +1,7 @@
 //! What the collector asks about the guest, and the answers.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::file_list::FileIdentity;
@@ -116,8 +117,13 @@ pub trait GuestFiles {
         }
     }
 
-    /// The functions in the anonymous region that `cookie` stands for, by their addresses; none when it is not known what lies there.
-    fn region_symbols(&self, _cookie: u64) -> Vec<Symbol> {
+    /// Another number whenever more is known of the functions in the anonymous region that `cookie` stands for; 0 when nothing is.
+    fn region_version(&self, _cookie: u64) -> u64 {
+        0
+    }
+
+    /// The functions in that region, by their addresses. Those without an address in `range` need not be among them.
+    fn region_symbols(&self, _cookie: u64, _range: Range<u64>) -> Vec<Symbol> {
         Vec::new()
     }
 

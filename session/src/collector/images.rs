@@ -12,7 +12,7 @@ use super::copies::{Archive, GuestCopy, Room};
 use super::directory::{Placed, SessionDirectory};
 use super::kernel_images::{self, Comparison, KernelImages, Relation};
 use crate::file_list::FileRecord;
-use crate::guest::{CookieTarget, GuestFiles, KernelImage, Symbol};
+use crate::guest::{CookieTarget, GuestFiles, KernelImage};
 use crate::guest_path;
 use crate::sample_path::ImageName;
 use crate::symbol_elf;
@@ -57,16 +57,7 @@ enum Source {
 pub(super) struct Region {
     pub(super) start: u64,
     pub(super) end: u64,
-    cookie: u64,
-    /// The functions in it, once they have been asked for.
-    symbols: Option<Vec<Symbol>>,
-}
-
-impl Region {
-    /// The functions in it, as far as they are known.
-    pub(super) fn symbols(&self) -> &[Symbol] {
-        self.symbols.as_deref().unwrap_or_default()
-    }
+    pub(super) cookie: u64,
 }
 
 impl Image {
@@ -154,12 +145,7 @@ impl Images {
                 let id = match self.by_name.get(&name) {
                     Some(id) => *id,
                     None => {
-                        let region = Region {
-                            start,
-                            end,
-                            cookie,
-                            symbols: None,
-                        };
+                        let region = Region { start, end, cookie };
                         self.add(name, 0, Source::Anonymous(region))?
                     }
                 };
@@ -278,11 +264,6 @@ impl Images {
         files: &dyn GuestFiles,
     ) -> Result<(), CollectorError> {
         for image in &mut self.images {
-            if let Source::Anonymous(region) = &mut image.source
-                && region.symbols.is_none()
-            {
-                region.symbols = Some(files.region_symbols(region.cookie));
-            }
             let ImageName::Root(name) = &image.name else {
                 continue;
             };
@@ -351,7 +332,7 @@ fn tree_path(name: &[u8]) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::{ImageKind, SymbolKind};
+    use crate::guest::{ImageKind, Symbol, SymbolKind};
 
     fn image(start: u64, symbols: &[(u64, &str)]) -> Arc<KernelImage> {
         let symbol = |(offset, name): &(u64, &str)| Symbol {

@@ -23,6 +23,7 @@ mod directory;
 mod images;
 mod kernel_images;
 mod log;
+mod region_symbols;
 mod stats;
 mod store;
 
@@ -243,7 +244,7 @@ impl Collector {
         self.images.write_guest_tree(&mut self.directory, files)?;
         self.write_list(files)?;
         self.store
-            .write(&mut self.directory, &self.images, &self.options)?;
+            .write(&mut self.directory, &self.images, &self.options, files)?;
         log::write(&mut self.directory, &self.stats, account)
     }
 

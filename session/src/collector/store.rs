@@ -1,17 +1,17 @@
 //! The counts of the session, by sample file and key.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::directory::SessionDirectory;
 use super::images::{ImageId, Images};
+use super::region_symbols::RegionSymbols;
 use super::{CollectorError, CollectorOptions};
-use crate::guest::{ImageKind, KernelImage};
+use crate::guest::GuestFiles;
 use crate::sample_file::{self, Header};
-use crate::sample_path::{ImageName, SamplePath, SampleSpec};
-use crate::symbol_elf;
+use crate::sample_path::{SamplePath, SampleSpec};
 
 /// Most sample files in one session: 64 programs of 64 images each on 16 vCPUs.
 pub(super) const MAX_FILES: usize = 65_536;
@@ -70,8 +70,7 @@ fn path_of(file: FileKey, images: &Images, options: &CollectorOptions) -> Sample
 pub(super) struct Store {
     files: HashMap<FileKey, Counts>,
     keys: usize,
-    /// Symbol files of anonymous regions that have been written, and how many regions each is about.
-    region_symbols: HashMap<PathBuf, usize>,
+    region_symbols: RegionSymbols,
 }
 
 impl Store {
@@ -104,6 +103,7 @@ impl Store {
         directory: &mut SessionDirectory,
         images: &Images,
         options: &CollectorOptions,
+        files: &dyn GuestFiles,
     ) -> Result<(), CollectorError> {
         for (file, counts) in &mut self.files {
             if !counts.changed {
@@ -125,65 +125,19 @@ impl Store {
             directory.place_sample_file(Path::new(OsStr::from_bytes(&path.to_bytes())), &bytes)?;
             counts.changed = false;
         }
-        self.write_region_symbols(directory, images, options)
-    }
-
-    /// Writes the functions of anonymous regions where report tools look for those of just-in-time compilers: one file for all
-    /// regions of a process that have the same name and program.
-    fn write_region_symbols(
-        &mut self,
-        directory: &mut SessionDirectory,
-        images: &Images,
-        options: &CollectorOptions,
-    ) -> Result<(), CollectorError> {
-        let mut by_file: BTreeMap<PathBuf, BTreeMap<u64, ImageId>> = BTreeMap::new();
-        for file in self.files.keys().filter(|file| file.callee.is_none()) {
+        let regions = self.files.keys().filter_map(|file| {
             let image = images.get(file.image);
-            if let (Some(region), ImageName::Anon { range, .. }) = (image.region(), &image.name)
-                && !region.symbols().is_empty()
-            {
-                let path = path_of(*file, images, options);
-                // …/{anon:NAME}/TGID.START.END/FILE; the symbols are …/{anon:NAME}/TGID.jo.
-                let path = PathBuf::from(OsStr::from_bytes(&path.to_bytes()));
-                let place = path.parent().and_then(Path::parent).map(|name| {
-                    let symbols = [&range.tgid[..], b".jo"].concat();
-                    name.join(OsStr::from_bytes(&symbols))
-                });
-                if let Some(place) = place {
-                    by_file
-                        .entry(place)
-                        .or_default()
-                        .insert(region.start, file.image);
-                }
+            match (image.region(), file.callee) {
+                (Some(region), None) => Some((*file, region, &image.name)),
+                _ => None,
             }
-        }
-        for (place, regions) in by_file {
-            if self.region_symbols.get(&place) == Some(&regions.len()) {
-                continue;
-            }
-            let regions: Vec<_> = regions
-                .values()
-                .filter_map(|id| images.get(*id).region())
-                .collect();
-            let image = KernelImage {
-                name: Vec::new(),
-                kind: ImageKind::Module,
-                start: regions.iter().map(|region| region.start).min().unwrap_or(0),
-                end: regions.iter().map(|region| region.end).max().unwrap_or(0),
-                symbols: regions
-                    .iter()
-                    .flat_map(|region| region.symbols())
-                    .cloned()
-                    .collect(),
-            };
-            let elf = symbol_elf::encode(&image).map_err(|source| CollectorError::Symbols {
-                image: place.display().to_string(),
-                source,
-            })?;
-            directory.place_sample_file(&place, &elf)?;
-            self.region_symbols.insert(place, regions.len());
-        }
-        Ok(())
+        });
+        let path = |file| {
+            PathBuf::from(OsStr::from_bytes(
+                &path_of(file, images, options).to_bytes(),
+            ))
+        };
+        self.region_symbols.write(directory, regions, path, files)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::build_id::{Build, BuildId};
 use crate::file_list::{self, FileIdentity};
+use std::ops::Range;
 
 /// A file of the guest as the host knows it.
 #[derive(Clone, Default)]
@@ -293,7 +294,11 @@ impl GuestFiles for Regions {
         None
     }
 
-    fn region_symbols(&self, cookie: u64) -> Vec<Symbol> {
+    fn region_version(&self, _: u64) -> u64 {
+        1
+    }
+
+    fn region_symbols(&self, cookie: u64, _: Range<u64>) -> Vec<Symbol> {
         vec![Symbol {
             address: (cookie << 16) + 0x100,
             size: 0x40,
@@ -348,6 +353,75 @@ fn functions_of_regions_lie_where_report_tools_look_for_compiled_code() {
         let expected: Vec<u64> = (2..=region).map(|region| (region << 16) + 0x100).collect();
         assert_eq!(addresses, expected);
     }
+    let report = crate::validate::validate(dir.path());
+    assert!(report.is_valid(), "{report:?}");
+}
+
+/// A process with code of its own making: of its second region nothing is known, of its first more and more.
+struct Compiled(Vec<Symbol>);
+
+impl GuestFiles for Compiled {
+    fn open(&self, _: &[u8]) -> Option<GuestFile<'_>> {
+        None
+    }
+
+    fn region_version(&self, cookie: u64) -> u64 {
+        match cookie {
+            2 => self.0.len() as u64,
+            _ => 0,
+        }
+    }
+
+    fn region_symbols(&self, cookie: u64, range: Range<u64>) -> Vec<Symbol> {
+        assert!(range.start < range.end);
+        match cookie {
+            2 => self.0.clone(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[test]
+fn functions_that_become_known_are_written_and_no_code_goes_to_a_function_of_another_region() {
+    use object::{Object as _, ObjectSymbol as _};
+    let dir = TempDir::new().unwrap();
+    let mut collector = Collector::create(dir.path(), CollectorOptions::default()).unwrap();
+    let place = dir
+        .path()
+        .join("samples/current/{root}/bin/work/{dep}/{anon:[vdso]}/77.jo");
+    let mut words = vec![ESC, 2, 0, ESC, 1, 77, 1, ESC, 7, 77, ESC, 5];
+    for region in [2u64, 3] {
+        words.extend([ESC, 3, region, (region << 16) + 0x110, 0]);
+    }
+    collector.consume(&words, &mut Regions);
+    let mut compiled = Compiled(Vec::new());
+    let mut names = |compiled: &Compiled| {
+        collector.flush(compiled, &Account::default()).unwrap();
+        let elf = fs::read(&place).ok()?;
+        let elf = object::File::parse(&elf[..]).unwrap();
+        let name = |symbol: object::Symbol<'_, '_>| symbol.name().unwrap().to_owned();
+        Some(elf.symbols().map(name).collect::<Vec<_>>())
+    };
+    assert_eq!(names(&compiled), None);
+    let function = |address, name: &str| Symbol {
+        address,
+        size: 0x40,
+        kind: SymbolKind::Function,
+        name: name.into(),
+    };
+    let (second, third) = (
+        "[vdso] (tgid:77 range:0x20000-0x21fff)",
+        "[vdso] (tgid:77 range:0x30000-0x31fff)",
+    );
+    compiled.0.push(function(0x2_0100, "first"));
+    let expected = [second, "first", second, third, "_etext"].map(str::to_owned);
+    assert_eq!(names(&compiled), Some(expected.to_vec()));
+    compiled.0.push(function(0x2_0140, "next"));
+    let expected = [second, "first", "next", second, third, "_etext"].map(str::to_owned);
+    assert_eq!(names(&compiled), Some(expected.to_vec()));
+    // What the host has forgotten stays written.
+    let forgotten = Compiled(Vec::new());
+    assert_eq!(names(&forgotten), Some(expected.to_vec()));
     let report = crate::validate::validate(dir.path());
     assert!(report.is_valid(), "{report:?}");
 }

@@ -14,12 +14,17 @@ mod ext4;
 mod initrd;
 mod unpack;
 
+use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use oprofile_device::{CookieTarget, Device, FileBuild};
-use oprofile_session::{Build, BuildId, FileIdentity, GuestFile, GuestFiles, Symbol, vdso};
+use oprofile_device::perf_map::Piece;
+use oprofile_device::{CookieTarget, Device, FileBuild, PerfMap};
+use oprofile_session::{
+    Build, BuildId, FileIdentity, GuestFile, GuestFiles, Symbol, SymbolKind, vdso,
+};
 use vm_memory::GuestMemoryMmap;
 
 use disks::Disks;
@@ -31,6 +36,9 @@ const FIRST_DYNAMIC_MAJOR: u32 = 234;
 
 /// Bits of a virtio disk's minor number that say which partition it is, 0 for the whole disk.
 const PARTITION_BITS: u32 = 4;
+
+/// What is known of a vDSO does not change. No perf map has this version.
+const VDSO_VERSION: u64 = 1;
 
 /// Where the host has files of the guest.
 #[derive(Debug, Default)]
@@ -54,6 +62,14 @@ struct Place {
 pub struct HostedFiles {
     device: Arc<Device<GuestMemoryMmap>>,
     sources: Sources,
+    /// The perf map that was looked at last, sorted: regions of a process are asked for one after the other.
+    sorted: RefCell<Option<Sorted>>,
+}
+
+/// A perf map and its functions by their addresses.
+struct Sorted {
+    map: Arc<PerfMap>,
+    pieces: Vec<Piece>,
 }
 
 /// The guest's files when nobody writes to its disks any more.
@@ -81,7 +97,11 @@ impl fmt::Debug for SettledFiles {
 impl HostedFiles {
     /// The files of the guest whose cookies `device` gives out.
     pub const fn new(device: Arc<Device<GuestMemoryMmap>>, sources: Sources) -> Self {
-        Self { device, sources }
+        Self {
+            device,
+            sources,
+            sorted: RefCell::new(None),
+        }
     }
 
     /// Opens the disks, if they are wanted. Nobody may write to them any more.
@@ -94,6 +114,35 @@ impl HostedFiles {
             hosted: self,
             disks,
         }
+    }
+
+    /// The functions in an anonymous region as a just-in-time compiler told them.
+    fn compiled(&self, cookie: u64, range: Range<u64>) -> Vec<Symbol> {
+        let Some(map) = self.device.perf_map(cookie) else {
+            return Vec::new();
+        };
+        let mut sorted = self.sorted.borrow_mut();
+        let known = sorted.take();
+        let known = known.filter(|known| known.map.version() == map.version());
+        let known = known.unwrap_or_else(|| Sorted {
+            pieces: map.pieces(),
+            map,
+        });
+        let first = known
+            .pieces
+            .partition_point(|piece| piece.end <= range.start);
+        let symbols = known.pieces[first..]
+            .iter()
+            .take_while(|piece| piece.start < range.end)
+            .map(|piece| Symbol {
+                address: piece.start,
+                size: piece.end - piece.start,
+                kind: SymbolKind::Function,
+                name: known.map.name(*piece).to_vec(),
+            })
+            .collect();
+        *sorted = Some(known);
+        symbols
     }
 
     /// The disk that a file lies on by its device number, if it is one of this machine's.
@@ -157,12 +206,20 @@ impl GuestFiles for HostedFiles {
         self.offer_initrd(path, identity, take);
     }
 
-    fn region_symbols(&self, cookie: u64) -> Vec<Symbol> {
+    fn region_version(&self, cookie: u64) -> u64 {
+        match (self.device.vdso(cookie), self.device.perf_map(cookie)) {
+            (Some(_), _) => VDSO_VERSION,
+            (None, Some(map)) => map.version(),
+            (None, None) => 0,
+        }
+    }
+
+    fn region_symbols(&self, cookie: u64, range: Range<u64>) -> Vec<Symbol> {
         match (self.device.cookie(cookie), self.device.vdso(cookie)) {
             (Some(CookieTarget::Anonymous { start, .. }), Some(image)) => {
                 vdso::symbols(&image, start)
             }
-            _ => Vec::new(),
+            _ => self.compiled(cookie, range),
         }
     }
 
@@ -197,8 +254,12 @@ impl GuestFiles for SettledFiles {
         }
     }
 
-    fn region_symbols(&self, cookie: u64) -> Vec<Symbol> {
-        self.hosted.region_symbols(cookie)
+    fn region_version(&self, cookie: u64) -> u64 {
+        self.hosted.region_version(cookie)
+    }
+
+    fn region_symbols(&self, cookie: u64, range: Range<u64>) -> Vec<Symbol> {
+        self.hosted.region_symbols(cookie, range)
     }
 }
 
