@@ -56,8 +56,8 @@ static int read_settings(struct oprofile_device *dev)
 	struct oprofile_config config = { 0 };
 	int error;
 
-	/* All of one generation; what lies behind it is for writing. */
-	virtio_cread_bytes(dev->vdev, 0, &config, OPROFILE_CONFIG_FLUSH_DOORBELL);
+	/* All of one generation. */
+	virtio_cread_bytes(dev->vdev, 0, &config, sizeof(config));
 	error = check(dev->vdev, &config);
 	if (error)
 		return error;
@@ -69,6 +69,7 @@ static int read_settings(struct oprofile_device *dev)
 		.backtrace_depth = le32_to_cpu(config.backtrace_depth),
 		.cpu_buffer_entries = le32_to_cpu(config.cpu_buffer_entries),
 		.sample_buffer_bytes = le32_to_cpu(config.sample_buffer_bytes),
+		.wanted_maps = le32_to_cpu(config.wanted_maps),
 	};
 	return 0;
 }
@@ -97,6 +98,8 @@ static void quiesce(struct oprofile_device *dev)
 	request_start(dev);
 	request_submit(dev, OPROFILE_KIND_QUIESCED, 0);
 	mutex_unlock(&dev->control_lock);
+	/* The device has seen the last samples: what it wants to know of them it gets now. */
+	perf_maps_send(dev, true);
 }
 
 static void stop(struct oprofile_device *dev)
@@ -153,7 +156,7 @@ static void watch(struct work_struct *work)
 static void follow_settings(struct work_struct *work)
 {
 	struct oprofile_device *dev = container_of(work, struct oprofile_device, config_work);
-	u32 bytes = dev->settings.sample_buffer_bytes;
+	u32 bytes = dev->settings.sample_buffer_bytes, maps = dev->settings.wanted_maps;
 	u32 depth;
 
 	if (!dev->ready)
@@ -167,6 +170,8 @@ static void follow_settings(struct work_struct *work)
 	if (read_settings(dev))
 		return;
 	dev->settings.sample_buffer_bytes = bytes;
+	if (dev->settings.wanted_maps != maps)
+		perf_maps_wanted(dev);
 	depth = dev->capabilities & OPROFILE_CAPABILITY_BACKTRACE ? dev->settings.backtrace_depth : 0;
 	if (dev->settings.enabled) {
 		cpu_buffers_activate(dev, true, depth);
@@ -287,6 +292,7 @@ static int before_reboot(struct notifier_block *block, unsigned long code, void 
 	/* Kernels may reset devices on their way down, which is no failure. */
 	dev->ready = false;
 	cancel_work_sync(&dev->config_work);
+	cancel_work_sync(&dev->maps_work);
 	cancel_delayed_work_sync(&dev->watch);
 	return NOTIFY_DONE;
 }
@@ -335,6 +341,7 @@ static int probe(struct virtio_device *vdev)
 	vdev->priv = dev;
 	INIT_WORK(&dev->config_work, follow_settings);
 	INIT_DELAYED_WORK(&dev->watch, watch);
+	perf_maps_init(dev);
 	error = read_settings(dev);
 	if (error)
 		goto free;
@@ -411,6 +418,7 @@ static void remove(struct virtio_device *vdev)
 	virtio_reset_device(vdev);
 	dev->dead = true;
 	cancel_work_sync(&dev->config_work);
+	cancel_work_sync(&dev->maps_work);
 	cancel_delayed_work_sync(&dev->watch);
 	cpu_buffers_count(dev, &sum);
 	if (sum.untold)

@@ -14,6 +14,7 @@ static const char *const names[OBJECT_KINDS] = {
 	[OBJECT_SPACE] = "spaces",
 	[OBJECT_PROBE] = "probes",
 	[OBJECT_EVENT] = "events",
+	[OBJECT_FILE] = "files",
 };
 
 static atomic_t counts[OBJECT_KINDS];

@@ -6,6 +6,7 @@
  *   clock ──> cpu_buffer ──> sample queue of the CPU ──> device
  *   hooks ──> cpu_buffer (posts), doorbell
  *   driver ──> control queue: hello (describe), CPUs, modules and symbols, quiesced
+ *   perf_map ──> control queue: functions of compiled code, when the device asks
  */
 #ifndef VIRTIO_OPROFILE_H
 #define VIRTIO_OPROFILE_H
@@ -23,7 +24,7 @@
 /* Capabilities that this driver uses where they are offered. */
 #define USED_CAPABILITIES                                             \
 	(OPROFILE_CAPABILITY_FLUSH_DOORBELL | OPROFILE_CAPABILITY_BACKTRACE | \
-	 OPROFILE_CAPABILITY_KERNEL_SYMBOLS)
+	 OPROFILE_CAPABILITY_KERNEL_SYMBOLS | OPROFILE_CAPABILITY_PERF_MAPS)
 
 /* Longest call chain, whatever the host asks for: bounds the time in the timer's interrupt. */
 #define MAX_BACKTRACE_DEPTH 64u
@@ -39,6 +40,7 @@ struct settings {
 	u32 backtrace_depth;
 	u32 cpu_buffer_entries;
 	u32 sample_buffer_bytes;
+	u32 wanted_maps;
 };
 
 struct cpu_buffer;
@@ -52,6 +54,7 @@ enum object_kind {
 	OBJECT_SPACE,
 	OBJECT_PROBE,
 	OBJECT_EVENT,
+	OBJECT_FILE,
 	OBJECT_KINDS,
 };
 
@@ -77,6 +80,9 @@ struct oprofile_device {
 	bool dead;
 	struct virtqueue **queues;
 	struct work_struct config_work;
+	/* Sends perf maps; one at a time. */
+	struct work_struct maps_work;
+	struct mutex maps_lock;
 	/* Looks whether the device still works. */
 	struct delayed_work watch;
 
@@ -193,6 +199,15 @@ void request_start(struct oprofile_device *dev);
 /* Appends to the payload; false when there is no room. */
 bool request_push(struct oprofile_device *dev, const void *bytes, u32 length);
 int request_submit(struct oprofile_device *dev, u16 kind, u32 flags);
+
+/* perf_map.c: what just-in-time compilers say of their code, when the device wants to know. */
+void perf_maps_init(struct oprofile_device *dev);
+/* The device wants some: they are sent by a work of their own. */
+void perf_maps_wanted(struct oprofile_device *dev);
+/* Sends what is wanted now; with `last`, also what would be a little later. */
+void perf_maps_send(struct oprofile_device *dev, bool last);
+/* The current task is about to give up its address space. */
+void perf_map_process_ends(void);
 
 /* describe.c */
 int describe_hello(struct oprofile_device *dev);

@@ -100,6 +100,21 @@ fi
 wanted plugin && plugin $milliseconds &
 # Code that is moved and replaced: by itself, for it fills the buffers with what others' samples would thin out.
 [ "$only" = moves ] && moves $milliseconds /usr/lib &
+# Code that programs make themselves, and tell of in /tmp/perf-PID.map: long-lived, short-lived, in a container's namespaces, and
+# with maps that are not to be believed.
+if [ "$only" = jit ]; then
+	for name in long short linked strange; do
+		cp /usr/bin/jitted "/tmp/jitted_$name"
+	done
+	/tmp/jitted_long $milliseconds &
+	until_end /tmp/jitted_short 300 &
+	/tmp/jitted_linked $milliseconds link &
+	/tmp/jitted_strange $milliseconds strange &
+	unshare -m -p -f sh -c "mount -t tmpfs tmp /tmp && exec /usr/bin/jitted $milliseconds" ||
+		echo "guest: a container failed" &
+	sleep $((seconds * 3 / 4))
+	echo "guest: compiled code has run"
+fi
 # shellcheck source=/dev/null # of the image
 [ -z "$scenario" ] || . "/scenarios/$scenario.sh"
 # A thread of the kernel's that has interrupts off for 30 percent of its time; only when it is asked for.

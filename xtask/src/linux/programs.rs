@@ -88,6 +88,12 @@ const PROGRAMS: &[Program] = &[
         libraries: &[],
     },
     Program {
+        source: "jitted.c",
+        compiler: "gcc",
+        options: &["-O1"],
+        libraries: &[],
+    },
+    Program {
         source: "shares.c",
         compiler: "gcc",
         options: &["-O1", "-static-pie", "-fno-omit-frame-pointer"],

@@ -1,0 +1,105 @@
+//! Code that programs of a Debian guest make themselves, by the names that they tell in `/tmp/perf-PID.map`.
+
+use oprofile_tests::measure::{Profile, Row};
+use oprofile_tests::vm::{Ended, Vm};
+
+/// What `images/linux/programs/jitted.c` does, in percent: what it tells at once, later, and not at all.
+const SHARES: [f64; 3] = [60.0, 30.0, 10.0];
+
+/// How far a share may be off, in percentage points: three standard deviations of 200 samples.
+const TOLERANCE: f64 = 10.0;
+
+fn device(vm: Vm) -> Vm {
+    vm.cpus(2).device("hz=1000")
+}
+
+fn profile(ended: &Ended) -> Profile {
+    let output = ended.output();
+    assert!(!output.contains(" failed"), "{output}");
+    let profile = Profile::read(&ended.session).expect("the session is readable");
+    println!("{profile:#?}\n{output}");
+    profile
+}
+
+/// Samples in code of a program's own making: of both functions that it tells, and of the rest.
+fn made(profile: &Profile, program: &str) -> [u64; 3] {
+    let of = |matches: &dyn Fn(&str) -> bool| {
+        let is_made = |row: &Row| {
+            // Where functions are known, the image is the file that tells them.
+            let image = row.image.as_deref().unwrap_or("anonymous");
+            let is_region = image == "anonymous" || image.contains("/{anon:anon}/");
+            row.application == program && is_region && !row.symbol.contains("vdso")
+        };
+        profile.samples(|row| is_made(row) && matches(&row.symbol))
+    };
+    [
+        of(&|symbol| symbol == "jit_hot"),
+        of(&|symbol| symbol == "jit_warm"),
+        of(&|symbol| symbol.starts_with("anon (tgid:")),
+    ]
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of samples are small")]
+fn percent(counts: [u64; 3]) -> [f64; 3] {
+    let sum: u64 = counts.iter().sum();
+    counts.map(|count| count as f64 * 100.0 / sum.max(1) as f64)
+}
+
+#[track_caller]
+fn assert_shares(profile: &Profile, program: &str, at_least: u64) {
+    let counts = made(profile, program);
+    assert!(
+        counts.iter().sum::<u64>() >= at_least,
+        "{program}: {counts:?}"
+    );
+    let percent = percent(counts);
+    println!("{program}: {counts:?}, {percent:.2?} %");
+    for (measured, share) in percent.iter().zip(SHARES) {
+        assert!(
+            (measured - share).abs() <= TOLERANCE,
+            "{program}: {percent:?}"
+        );
+    }
+}
+
+#[track_caller]
+fn assert_unnamed(profile: &Profile, program: &str) {
+    let [hot, warm, rest] = made(profile, program);
+    assert!(
+        hot == 0 && warm == 0 && rest > 50,
+        "{program}: {hot}, {warm}, {rest}"
+    );
+}
+
+#[test]
+fn compiled_code_has_the_names_that_its_process_tells_of_it() {
+    let ended = device(Vm::debian("jit", 8)).run().expect_code(0);
+    let profile = profile(&ended);
+    // One that lived to the end, many that lived for 300 ms each, one in namespaces and with a /tmp of its own.
+    assert_shares(&profile, "/tmp/jitted_long", 300);
+    assert_shares(&profile, "/tmp/jitted_short", 100);
+    assert_shares(&profile, "/usr/bin/jitted", 300);
+    // A map that is a link, and one of another user.
+    assert_unnamed(&profile, "/tmp/jitted_linked");
+    assert_unnamed(&profile, "/tmp/jitted_strange");
+    let report = ended.opreport(&["-l"]);
+    assert!(
+        report.contains("jit_hot") && report.contains("jit_warm"),
+        "{report}"
+    );
+    let account = ended.account();
+    assert!(account.of("perf_maps") >= 5, "{account:#?}");
+    assert_eq!(account.of("bad_perf_map_line"), 0, "{account:#?}");
+    assert_eq!(account.of("bad_request"), 0, "{account:#?}");
+}
+
+#[test]
+fn a_process_that_still_runs_has_the_names_that_it_has_told_by_then() {
+    let mut running = device(Vm::debian("jit", 10)).start();
+    running.wait_for_line("compiled code has run");
+    running.signal("INT");
+    let ended = running.wait().expect_code(0);
+    let profile = profile(&ended);
+    assert_shares(&profile, "/tmp/jitted_long", 300);
+    assert_unnamed(&profile, "/tmp/jitted_strange");
+}
