@@ -87,7 +87,8 @@ impl PerfMap {
     }
 
     /// Host memory that it takes, in bytes.
-    const fn kept(&self) -> usize {
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
         self.functions.len() * size_of::<Function>() + self.names.len()
     }
 
@@ -184,7 +185,7 @@ impl Reader {
     /// Takes the next piece of the text into `map`, which may have `room` bytes more. A line counts when it has ended.
     pub fn read(&mut self, mut text: &[u8], map: &mut PerfMap, room: usize) -> Taking {
         let mut taking = Taking::default();
-        let limit = map.kept().saturating_add(room);
+        let limit = map.bytes().saturating_add(room);
         self.offset = self.offset.saturating_add(text.len() as u64);
         if self.offset > MAX_TEXT_BYTES {
             taking.is_full = true;
@@ -236,7 +237,7 @@ impl Reader {
         else {
             return Line::NoRoom;
         };
-        let kept = map.kept() + size_of::<Function>() + name.len();
+        let kept = map.bytes() + size_of::<Function>() + name.len();
         if kept > limit || map.functions.len() >= MAX_FUNCTIONS {
             return Line::NoRoom;
         }

@@ -141,7 +141,7 @@ impl PerfMaps {
                 .min_by_key(|(id, known)| (!known.map.is_empty(), **id))
                 .map(|(id, _)| *id);
             if let Some(known) = oldest.and_then(|id| self.known.remove(&id)) {
-                self.kept -= known.map.kept();
+                self.kept -= known.map.bytes();
             }
             let kept = &self.known;
             self.by_process.retain(|_, id| kept.contains_key(id));
@@ -161,7 +161,7 @@ impl PerfMaps {
             is_full: false,
         };
         if let Some(before) = self.known.insert(self.last_id, known) {
-            self.kept -= before.map.kept();
+            self.kept -= before.map.bytes();
         }
         self.by_process.insert(process, self.last_id);
         self.latest.insert(process.tgid, self.last_id);
@@ -241,11 +241,11 @@ impl PerfMaps {
             return Ok((0, !known.is_full && !is_last));
         }
         let map = Arc::make_mut(&mut known.map);
-        let before = (map.len(), map.kept());
+        let before = (map.len(), map.bytes());
         let room = MAX_KEPT.saturating_sub(self.kept);
         let taking = known.reader.read(text, map, room);
         let named = map.len() - before.0;
-        self.kept += map.kept() - before.1;
+        self.kept += map.bytes() - before.1;
         self.counts.maps += u64::from(before.0 == 0 && named > 0);
         self.counts.functions += named as u64;
         if taking.is_full {
@@ -453,7 +453,7 @@ mod tests {
                 offset += text.len() as u64;
             }
         }
-        let kept: usize = maps.known.values().map(|known| known.map.kept()).sum();
+        let kept: usize = maps.known.values().map(|known| known.map.bytes()).sum();
         assert!(kept == maps.kept && kept <= MAX_KEPT, "{kept}");
     }
 }

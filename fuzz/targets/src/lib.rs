@@ -16,6 +16,7 @@
 //! | [`layout_descriptor`] | layout descriptors, and walks by those that are believed |
 //! | [`objects`] | kernel objects: tasks, mappings of each store, files and paths |
 //! | [`page_walk`] | page tables and kernel pointers in arbitrary RAM |
+//! | [`perf_map`] | perf maps of just-in-time compilers |
 //! | [`sample_buffers`] | entries, headers and chains of sample buffers, and the words that they become |
 //! | [`session`] | the collector, with names as a guest may choose them |
 //! | [`session_trees`] | trees of sessions, and every report of them |
@@ -36,6 +37,7 @@ pub mod machine;
 pub mod names;
 pub mod objects;
 pub mod page_walk;
+pub mod perf_map;
 pub mod ram;
 pub mod sample_buffers;
 pub mod sample_files;
@@ -86,6 +88,7 @@ targets! {
     layout_descriptor: layout_descriptor::run,
     page_walk: page_walk::run,
     paths: |data| objects::run(layouts::TINY, data),
+    perf_map: perf_map::run,
     profile_specification: specifications::run,
     sample_buffer: sample_buffers::run,
     sample_file: sample_files::run,
