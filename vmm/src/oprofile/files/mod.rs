@@ -268,7 +268,8 @@ mod tests {
     use super::*;
     use oprofile_device::Settings;
     use oprofile_device::guest::build_id;
-    use oprofile_device::test_utils::elf_with_build_id;
+    use oprofile_device::test_utils::{Driver, SyntheticGuest, VmaSpec, elf_with_build_id};
+    use oprofile_wire::control::{flag, kind};
     use proptest::prelude::*;
 
     fn hosted(disks: usize) -> HostedFiles {
@@ -326,6 +327,59 @@ mod tests {
                 prop_assert!(!damage.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn a_region_has_the_functions_of_its_processs_perf_map() {
+        const START: u64 = 0x7f00_0000_0000;
+        let mut guest = SyntheticGuest::default();
+        let program = guest.file_named(b"prog");
+        let memory = VmaSpec {
+            start: START,
+            end: START + 0x1000,
+            page_offset: 0,
+            file: 0,
+        };
+        let space = guest.mm(program, &[memory]);
+        let task = guest.task(7, 7, space);
+        let mut driver = Driver::new(guest, 1).hello();
+        let sample = driver.buffer(0).user(task).sample(START + 0x10);
+        driver.post(0, &sample);
+        driver.device.tick();
+        let words = driver.words();
+        let switch = words.windows(3).find(|words| words[..2] == [u64::MAX, 3]);
+        let cookie = switch.unwrap()[2];
+        let files = HostedFiles::new(Arc::clone(&driver.device), Sources::default());
+        assert_eq!(files.region_version(cookie), 0);
+        let send = |driver: &mut Driver, offset: usize, text: &str| {
+            driver.request(&SyntheticGuest::request(kind::WANTED_MAP, flag::LAST, &[]));
+            let map = [
+                [7u64, offset as u64].map(u64::to_le_bytes).concat(),
+                text.into(),
+            ]
+            .concat();
+            driver.request(&SyntheticGuest::request(kind::PERF_MAP, flag::LAST, &map));
+        };
+        let names = |range| {
+            let symbols = files.region_symbols(cookie, range);
+            let name = |symbol: &Symbol| String::from_utf8(symbol.name.clone()).unwrap();
+            symbols.iter().map(name).collect::<Vec<_>>()
+        };
+        let first = "1000 10 below\n7f0000000000 40 first\n7f0000000040 40 second\n";
+        send(&mut driver, 0, first);
+        let version = files.region_version(cookie);
+        assert!(version > VDSO_VERSION);
+        assert_eq!(names(START..START + 0x1000), ["first", "second"]);
+        assert_eq!(names(START + 0x3f..START + 0x40), ["first"]);
+        assert_eq!(names(START + 0x40..START + 0x41), ["second"]);
+        assert!(names(START + 0x80..START + 0x1000).is_empty());
+        // What is told later is found, too.
+        let sample = driver.buffer(0).user(task).sample(START + 0x10);
+        driver.post(0, &sample);
+        driver.device.tick();
+        send(&mut driver, first.len(), "7f0000000080 40 third\n");
+        assert_ne!(files.region_version(cookie), version);
+        assert_eq!(names(START..START + 0x1000), ["first", "second", "third"]);
     }
 
     #[test]
