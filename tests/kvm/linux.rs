@@ -168,8 +168,15 @@ fn each_sample_of_a_guest_with_two_vcpus_lies_where_its_kernel_saw_it() {
 
 #[test]
 fn each_of_fifty_thousand_samples_lies_where_the_kernel_saw_it() {
-    let compared = mix_lies_where_the_kernel_saw_it(18, 4);
-    assert!(compared >= 50_000, "{compared}");
+    // How many a guest takes depends on how fast the lab is today.
+    let mut compared = 0;
+    for _ in 0..4 {
+        compared += mix_lies_where_the_kernel_saw_it(18, 4);
+        if compared >= 50_000 {
+            return;
+        }
+    }
+    panic!("only {compared} samples were compared");
 }
 
 #[test]
