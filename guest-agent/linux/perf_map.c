@@ -282,14 +282,12 @@ static bool send(struct oprofile_device *dev, u32 tgid, u64 offset, const void *
 
 static void send_map(struct oprofile_device *dev, u32 tgid, u64 offset, u8 *chunk)
 {
-	struct file *file = open_map(tgid);
 	loff_t position = offset;
+	struct file *file = position < 0 ? ERR_PTR(-EINVAL) : open_map(tgid);
 	ssize_t length;
 	u32 chunks;
 
-	if (IS_ERR(file) || position < 0) {
-		if (!IS_ERR(file))
-			close_map(file);
+	if (IS_ERR(file)) {
 		dev_dbg(&dev->vdev->dev, "no perf map of process %u: %ld\n", tgid, PTR_ERR(file));
 		send(dev, tgid, offset, NULL, 0, OPROFILE_FLAG_LAST | OPROFILE_FLAG_UNREADABLE);
 		return;
