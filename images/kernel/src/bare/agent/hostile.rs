@@ -28,6 +28,9 @@ const UNMAPPED: u64 = 0x1234_5000;
 const NO_VCPU: u32 = 4_000_000;
 const _: () = assert!(NO_VCPU > MAX_VCPUS as u32);
 
+/// How often the device is raced for a buffer. Each lost race leaves a sample of no task.
+const BAD_CHAIN_ATTEMPTS: usize = 32;
+
 /// What to do wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behaviour {
@@ -162,35 +165,55 @@ fn post_sample(task: u64) {
     agent.idle(&platform::Kernel, 0);
 }
 
-/// Posts a buffer, and changes its descriptor before the device can have looked: it looks at the doorbell, or ten times a
-/// second. The driver writes the descriptor afresh when it uses it again.
+/// Posts a buffer, and changes its descriptor before the device has looked: it does at the doorbell, ten times a second, and, should
+/// the agent kick, at once. So it is tried until the buffer was not used when its descriptor had been changed. The driver writes the
+/// descriptor afresh when it uses it again.
 fn bad_chain() {
-    const NEXT: u16 = 1;
     let queue = SAMPLE_QUEUE.load(Ordering::Relaxed);
     if queue == 0 {
         return;
     }
-    let interrupts = disable_interrupts();
-    post_sample(0);
-    let descriptors = physical_to_virtual(queue) as *mut u8;
-    // The available ring follows the descriptor table (virtio 1.2 §2.7): flags, index, entries.
-    let ring_start = descriptors.wrapping_add(16 * usize::from(QUEUE_SIZE));
-    // SAFETY: inside the queue's memory, which is mapped for ever; the driver's core holds no references into it between calls, and
-    // other processors do not touch vCPU 0's queue while it has nothing to flush.
+    let queue = physical_to_virtual(queue) as *mut u8;
+    for _ in 0..BAD_CHAIN_ATTEMPTS {
+        let interrupts = disable_interrupts();
+        post_sample(0);
+        // SAFETY: the driver's core holds no references into the queue between calls, and other processors do not touch vCPU 0's queue
+        // while it has nothing to flush.
+        let is_unused = unsafe { lead_last_chain_astray(queue) };
+        if interrupts {
+            enable_interrupts();
+        }
+        if is_unused {
+            return ring(0);
+        }
+    }
+    crate::log!("hostile: the device was faster each time");
+}
+
+/// Changes the descriptor of the chain that was offered last: it leads outside RAM and to itself. Whether the device had not used the
+/// chain yet.
+///
+/// # Safety
+/// `queue` is the memory of a queue that nobody but the device uses meanwhile, and a chain was offered.
+unsafe fn lead_last_chain_astray(queue: *mut u8) -> bool {
+    const NEXT: u16 = 1;
+    let size = usize::from(QUEUE_SIZE);
+    // Behind the descriptor table is the available ring, and behind that one the used ring, at a multiple of four (virtio 1.2 §2.7); each
+    // begins with flags and its index. The available ring ends with a word for notifications.
+    let available = queue.wrapping_add(16 * size);
+    let used = queue.wrapping_add((16 * size + 2 * (2 + size + 1)).next_multiple_of(4));
+    // SAFETY: all of it is inside the queue's memory, which is mapped for ever.
     unsafe {
-        let index = ring_start.add(2).cast::<u16>().read_volatile();
+        let index = available.add(2).cast::<u16>().read_volatile();
         let slot = usize::from(index.wrapping_sub(1) % QUEUE_SIZE);
-        let head = ring_start.add(4 + 2 * slot).cast::<u16>().read_volatile();
-        let descriptor = descriptors.add(16 * usize::from(head));
+        let head = available.add(4 + 2 * slot).cast::<u16>().read_volatile();
+        let descriptor = queue.add(16 * usize::from(head));
         descriptor.cast::<u64>().write_volatile(OUTSIDE_RAM);
         descriptor.add(8).cast::<u32>().write_volatile(u32::MAX);
         descriptor.add(12).cast::<u16>().write_volatile(NEXT);
         descriptor.add(14).cast::<u16>().write_volatile(head);
+        used.add(2).cast::<u16>().read_volatile() != index
     }
-    if interrupts {
-        enable_interrupts();
-    }
-    ring(0);
 }
 
 /// A task's worth of zeros with a process id.
