@@ -14,6 +14,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::files::{HostedFiles, Sources};
 use super::names::DeviceNames;
+use super::relief::while_reading;
 
 /// How often the session on disk is brought up to date, so that a killed VMM loses seconds, not hours.
 const FLUSH_PERIOD: Duration = Duration::from_secs(5);
@@ -106,6 +107,8 @@ struct Work {
     files: HostedFiles,
     names: DeviceNames,
     words: Vec<u64>,
+    /// What was read while the session was written, read by read; else empty.
+    reads: Vec<Vec<u64>>,
     failed_flushes: u64,
     orders: Receiver<(Order, Done)>,
     stats: Arc<Mutex<CollectorStats>>,
@@ -136,6 +139,7 @@ impl CollectorThread {
             files: HostedFiles::new(Arc::clone(&device), files),
             device,
             words: Vec::with_capacity(reader.size()),
+            reads: Vec::new(),
             reader: Some(reader),
             collector,
             failed_flushes: 0,
@@ -191,7 +195,7 @@ impl Work {
             }
             if flushed.elapsed() >= FLUSH_PERIOD {
                 self.take();
-                self.flush();
+                self.flush_or_warn();
                 flushed = Instant::now();
             }
         }
@@ -201,17 +205,16 @@ impl Work {
         let result = match order {
             Order::Flush => {
                 let account = self.take_with_account();
-                self.write(&account)
+                self.flush(&account)
             }
             Order::Reset => {
                 self.base = self.take_with_account();
-                self.collector.reset()
+                self.write(|collector, _| collector.reset())
             }
             Order::Save(name) => {
                 let account = self.take_with_account();
-                let saved = self
-                    .collector
-                    .save(&name, &self.files, &since(&account, &self.base));
+                let counted = since(&account, &self.base);
+                let saved = self.write(|collector, files| collector.save(&name, files, &counted));
                 if saved.is_ok() {
                     self.base = account;
                 }
@@ -219,7 +222,7 @@ impl Work {
             }
             Order::Separate(separation, per_cpu) => {
                 self.take();
-                self.collector.separate(separation, per_cpu)
+                self.write(|collector, _| collector.separate(separation, per_cpu))
             }
             Order::Release => {
                 self.take();
@@ -249,6 +252,31 @@ impl Work {
         }
     }
 
+    /// Has `work` write the session, which takes seconds when sampled libraries are copied to a slow disk. Words that come meanwhile are
+    /// consumed after it.
+    fn write<R>(&mut self, work: impl FnOnce(&mut Collector, &HostedFiles) -> R) -> R {
+        let Self {
+            reader,
+            reads,
+            collector,
+            files,
+            names,
+            ..
+        } = self;
+        let Some(reader) = reader else {
+            return work(collector, files);
+        };
+        let result = while_reading(reader, reads, || work(collector, files));
+        if !reads.is_empty() {
+            names.refresh();
+            for words in reads.drain(..) {
+                collector.consume(&words, names);
+            }
+            self.publish();
+        }
+        result
+    }
+
     fn publish(&self) {
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = *self.collector.stats();
     }
@@ -269,13 +297,13 @@ impl Work {
     }
 
     /// Brings the session up to date with the account as it was when the device's stood at `account`.
-    fn write(&mut self, account: &oprofile_device::Account) -> Result<(), CollectorError> {
+    fn flush(&mut self, account: &oprofile_device::Account) -> Result<(), CollectorError> {
         let account = since(account, &self.base);
-        self.collector.flush(&self.files, &account)
+        self.write(|collector, files| collector.flush(files, &account))
     }
 
-    fn flush(&mut self) {
-        if let Err(error) = self.write(&self.device.account()) {
+    fn flush_or_warn(&mut self) {
+        if let Err(error) = self.flush(&self.device.account()) {
             self.failed_flushes += 1;
             if self.failed_flushes == 1 {
                 tracing::warn!("{}", crate::report::Chain(&error));

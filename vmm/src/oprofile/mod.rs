@@ -5,6 +5,7 @@ mod device;
 mod files;
 mod names;
 mod nmi_clock;
+mod relief;
 pub mod socket;
 mod summary;
 mod worker;

@@ -27,10 +27,6 @@ const LINUX_EXTRA_TIME: Duration = Duration::from_secs(300);
 /// Memory of the Debian guest, whose files are all in memory.
 const LINUX_MEMORY: &str = "768M";
 
-/// In the lab all threads share one slow processor, and writing a sampled library of 20 MB takes some seconds: at 2 kHz, call chains fill
-/// usual buffers meanwhile. The reader is woken when the event buffer has 131,072 words, as many as a usual one holds.
-const ROOMY_BUFFERS: &str = "buffer-size=1048576,buffer-watershed=917504,cpu-buffer-size=65536";
-
 /// How often the guest is run in the lab.
 const LAB_ATTEMPTS: u32 = 4;
 
@@ -177,7 +173,7 @@ fn linux_words(guest: &linux::Guest, arguments: &Arguments) -> Vec<String> {
             arguments.seconds
         ),
         format!(
-            "--oprofile-dev=session=/mnt/session,hz={},callgraph=8,{ROOMY_BUFFERS}",
+            "--oprofile-dev=session=/mnt/session,hz={},callgraph=8",
             arguments.hz
         ),
     ]
