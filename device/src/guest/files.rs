@@ -11,6 +11,7 @@ use vm_memory::GuestMemoryBackend;
 use super::path::{self, Identity};
 use super::walker::{Stop, Walker};
 use crate::cookies::Cookies;
+use crate::event_buffer::record::NO_COOKIE;
 
 /// Most files that are remembered; libraries and programs of a busy machine are some thousand.
 const MAX_FILES: usize = 16_384;
@@ -18,10 +19,11 @@ const MAX_FILES: usize = 16_384;
 /// Syncs after which a path is read anew: some seconds.
 const REREAD: u32 = 64;
 
-/// A file that has a cookie.
+/// A file that has been read.
 #[derive(Clone, Copy, Debug)]
 struct Known {
     identity: Identity,
+    /// [`NO_COOKIE`] when it stands for memory without a file.
     cookie: u64,
     /// Number of the sync that used it last.
     used: u32,
@@ -36,7 +38,8 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// The cookie of the file at `pointer` if it has been read lately and is still the one it was.
+    /// The cookie of the file at `pointer` if it has been read lately and is still the one it was. [`NO_COOKIE`] when it only stands for
+    /// memory that processes share: each has a region there.
     pub fn known<M: GuestMemoryBackend>(
         &mut self,
         walker: &mut Walker<'_, M>,
@@ -54,7 +57,7 @@ impl Files {
         Ok(Some(known.cookie))
     }
 
-    /// The cookie of the file at `pointer` in sync number `sync`.
+    /// The same in sync number `sync`, by reading it if need be.
     pub fn cookie<M: GuestMemoryBackend>(
         &mut self,
         walker: &mut Walker<'_, M>,
@@ -70,7 +73,10 @@ impl Files {
         if path::identity(walker, pointer)? != identity {
             return Err(Stop::Changed);
         }
-        let cookie = cookies.file(facts.key, facts.deleted);
+        let cookie = match facts.is_memory {
+            true => NO_COOKIE,
+            false => cookies.file(facts.key, facts.deleted),
+        };
         self.make_room(sync);
         let known = Known {
             identity,

@@ -15,6 +15,10 @@ const MAX_PATH: usize = 4_096;
 /// What a file is called that is in no directory and has no name: not absolute, so no file of the guest has this path.
 const NO_NAME: &[u8] = b"[no name]";
 
+/// What Linux calls files of its own making that stand for memory without a file: shared between processes (mm/shmem.c, with a slash
+/// that no other file has in its name), and of huge pages (fs/hugetlbfs).
+const MEMORY_NAMES: [&[u8]; 2] = [b"dev/zero", b"anon_hugepage"];
+
 /// Most steps, over names and mounts together, from a file up to the root.
 const MAX_STEPS: usize = 256;
 
@@ -23,6 +27,8 @@ const MAX_STEPS: usize = 256;
 pub(super) struct FileFacts {
     pub key: FileKey,
     pub deleted: bool,
+    /// It stands for memory that its processes mapped without a file.
+    pub is_memory: bool,
 }
 
 /// A copy of a directory entry. That it was whole shows when its sequence number is looked at again.
@@ -316,7 +322,12 @@ pub(super) fn read_file<M: GuestMemoryBackend>(
     if opened(walker, file)? != (dentry_pointer, mount) {
         return Err(Stop::Changed);
     }
-    Ok(FileFacts { key, deleted })
+    let is_memory = is_top && path.is_detached && MEMORY_NAMES.contains(&dentry.name());
+    Ok(FileFacts {
+        key,
+        deleted,
+        is_memory,
+    })
 }
 
 /// What tells whether a file is still the one it was, without its path.

@@ -362,6 +362,114 @@ fn a_path_crosses_mounts_and_a_deleted_or_detached_file_is_told() {
     assert_eq!(files, expected);
 }
 
+/// What Linux shows as `/dev/zero (deleted)` is memory without a file to those who map it. The same name in a directory is a file's.
+#[test]
+fn memory_that_processes_share_is_a_region_of_each() {
+    let mut guest = SyntheticGuest::new(Levels::Four, MOUNT_LAYOUT);
+    let root = guest.dentry(None, b"/");
+    let top = mount(&mut guest, root, None);
+    let internal_root = guest.dentry(None, b"/");
+    let internal = mount(&mut guest, internal_root, None);
+    let mut file = |parent, name, mount| {
+        let dentry = guest.dentry(parent, name);
+        guest.set(dentry, Field::DentryHashLink, u64::from(parent.is_some()));
+        let file = guest.file(dentry);
+        guest.set(file, Field::FileMount, mount + 16);
+        file
+    };
+    let shared = file(None, b"dev/zero", internal);
+    let huge = file(None, b"anon_hugepage", internal);
+    let named = file(Some(root), b"anon_hugepage", top);
+    let vma = |index: u64, file| VmaSpec {
+        start: index << 20,
+        end: (index << 20) + 0x1000,
+        page_offset: 5,
+        file,
+    };
+    let parent = guest.mm(0, &[vma(1, shared), vma(2, huge), vma(3, named)]);
+    let child = guest.mm(0, &[vma(1, shared)]);
+    let (parent, child) = (guest.task(5, 5, parent), guest.task(6, 6, child));
+    let mut driver = Driver::new(guest, 1).hello();
+    // Twice: what is remembered is as good.
+    for _ in 0..2 {
+        let buffer = driver.buffer(0).user(parent);
+        let buffer = buffer.sample((1 << 20) + 8).sample((2 << 20) + 8);
+        let buffer = buffer.sample((3 << 20) + 8).user(child);
+        let buffer = buffer.sample((1 << 20) + 8);
+        driver.post(0, &buffer);
+        driver.device.tick();
+        let words = driver.words();
+        let switches = words
+            .windows(4)
+            .filter(|record| record[..2] == [ESCAPE, COOKIE_SWITCH]);
+        let targets: Vec<_> = switches
+            .map(|record| (driver.device.cookie(record[2]).unwrap(), record[3]))
+            .collect();
+        let region = |tgid, index: u64| CookieTarget::Anonymous {
+            tgid,
+            start: index << 20,
+            end: (index << 20) + 0x1000,
+            name: b"anon".to_vec(),
+        };
+        let offsets: Vec<_> = targets.iter().map(|(_, offset)| *offset).collect();
+        assert_eq!(
+            offsets,
+            [(1 << 20) + 8, (2 << 20) + 8, 0x5008, (1 << 20) + 8]
+        );
+        assert_eq!(targets[0].0, region(5, 1));
+        assert_eq!(targets[1].0, region(5, 2));
+        assert!(
+            matches!(&targets[2].0, CookieTarget::File { path, .. } if path == b"/anon_hugepage")
+        );
+        assert_eq!(targets[3].0, region(6, 1));
+    }
+    let account = driver.device.account();
+    assert_eq!(
+        (account.sync.file, account.sync.anonymous),
+        (2, 6),
+        "{account:?}"
+    );
+    assert_eq!(account.faults.total(), 0);
+}
+
+#[test]
+fn a_mapping_whose_files_memory_is_used_anew_for_shared_memory_becomes_a_region() {
+    let mut guest = SyntheticGuest::new(Levels::Four, MOUNT_LAYOUT);
+    let root = guest.dentry(None, b"/");
+    let top = mount(&mut guest, root, None);
+    let internal_root = guest.dentry(None, b"/");
+    let internal = mount(&mut guest, internal_root, None);
+    let library = guest.dentry(Some(root), b"library");
+    let zero = guest.dentry(None, b"dev/zero");
+    let file = guest.file(library);
+    guest.set(file, Field::FileMount, top + 16);
+    let mapping = VmaSpec {
+        start: 1 << 20,
+        end: (1 << 20) + 0x1000,
+        page_offset: 5,
+        file,
+    };
+    let space = guest.mm(0, &[mapping]);
+    let task = guest.task(5, 5, space);
+    let mut driver = Driver::new(guest, 1).hello();
+    let places = [
+        (library, top, 0x5008),
+        (zero, internal, (1 << 20) + 8),
+        (library, top, 0x5008),
+    ];
+    for (dentry, mount, offset) in places {
+        driver.guest.set(file, Field::FileDentry, dentry);
+        driver.guest.set(file, Field::FileMount, mount + 16);
+        let buffer = driver.buffer(0).user(task).sample((1 << 20) + 8);
+        driver.post(0, &buffer);
+        driver.device.tick();
+        let words = driver.words();
+        assert_eq!(words[words.len() - 2], offset, "{words:x?}");
+    }
+    let account = driver.device.account();
+    assert_eq!((account.sync.file, account.sync.anonymous), (2, 1));
+}
+
 #[test]
 fn what_overflows_the_event_buffer_is_counted() {
     let mut guest = SyntheticGuest::default();

@@ -8,7 +8,7 @@ mod table;
 
 use std::collections::HashMap;
 
-pub(super) use table::{Index, Region, Table};
+pub(super) use table::{Content, Index, Region, Table};
 
 /// Most address spaces that are remembered; a busy host of containers runs about a thousand processes.
 pub const MAX_TABLES: usize = 4_096;

@@ -7,6 +7,14 @@ use oprofile_wire::sample::ESCAPE;
 use super::super::vma::Found;
 use crate::sync::{LANES, Lookup};
 
+/// What a mapping maps, by its cookie, [`NO_COOKIE`](crate::event_buffer::record::NO_COOKIE) when it has none yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::guest) enum Content {
+    File(u64),
+    /// Memory without a file, or shared memory, of which Linux makes a file.
+    Memory(u64),
+}
+
 /// A mapping, as far as an answer needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::guest) struct Region {
@@ -18,7 +26,7 @@ pub(in crate::guest) struct Region {
     pub cookie: u64,
     /// Number of the sync in which it was last seen in the guest as it is here; 0 for none.
     pub checked: u32,
-    /// Whether a file is mapped.
+    /// Whether a file is mapped, not memory.
     pub is_file: bool,
 }
 

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use vm_memory::GuestMemoryBackend;
 
+use super::super::tables::Content;
 use super::super::tables::Progress;
 use super::super::vma::{self, Found};
 use super::super::walker::Stop;
@@ -24,7 +25,7 @@ const WORK_PER_VMA: u32 = 2;
 #[derive(Debug)]
 pub(super) struct Taken {
     found: Found,
-    cookie: u64,
+    content: Content,
     /// Whether it was there as it is at one time together with its file.
     holds: bool,
 }
@@ -64,7 +65,7 @@ impl<M: GuestMemoryBackend> GuestWorld<'_, M> {
                 if executable == 0 || found.vma.flags & executable != 0 {
                     taken.push(Taken {
                         found,
-                        cookie: NO_COOKIE,
+                        content: Content::Memory(NO_COOKIE),
                         holds: false,
                     });
                 }
@@ -75,7 +76,9 @@ impl<M: GuestMemoryBackend> GuestWorld<'_, M> {
             0 => true,
             // A file that cannot be read is no reason to do without the others.
             file => self.file_cookie(file).is_ok_and(|cookie| {
-                taken.cookie = cookie;
+                if cookie != NO_COOKIE {
+                    taken.content = Content::File(cookie);
+                }
                 true
             }),
         });
@@ -90,14 +93,16 @@ impl<M: GuestMemoryBackend> GuestWorld<'_, M> {
         }
         let has_space = self.check_task(mm).is_ok();
         for taken in &*taken {
-            let is_known = taken.found.vma.file != 0;
             // A file of which nothing is known yet is looked at with its first sample.
-            let is_known = is_known && !self.wants_build(taken.cookie);
+            let is_known = match taken.content {
+                Content::File(cookie) => !self.wants_build(cookie),
+                Content::Memory(_) => false,
+            };
             let checked = match taken.holds && has_space && is_known {
                 true => self.sync,
                 false => 0,
             };
-            let region = self.region(&taken.found.vma, taken.cookie, checked);
+            let region = self.region(&taken.found.vma, taken.content, checked);
             self.remember(mm, taken.found, region);
         }
         if let Some(entry) = self.memory.tables.entry_mut(mm.place) {

@@ -11,7 +11,7 @@ use super::budget::Budget;
 use super::changes::ChangeWords;
 use super::files::Files;
 use super::memory::Ram;
-use super::tables::{Key, Place, Program, Region, Tables};
+use super::tables::{Content, Key, Place, Program, Region, Tables};
 use super::task::{TaskFields, TaskKind};
 use super::vma::{self, Found, Vma};
 use super::walker::{Stop, Walker};
@@ -297,9 +297,9 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         }) else {
             return Lookup::Unmapped;
         };
-        let cookie = match origin.vma.file {
-            0 => self.anonymous_cookie(mm, &origin.vma),
-            _ => region.cookie,
+        let cookie = match region.is_file {
+            true => region.cookie,
+            false => self.anonymous_cookie(mm, &origin.vma),
         };
         Region { cookie, ..region }.lookup(address)
     }
@@ -321,19 +321,24 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         let table = self.memory.tables.entry(mm.place).map(|entry| &entry.table);
         let Some((index, origin, remembered)) = table.and_then(|table| {
             let index = table.find(address)?;
-            let cookie = table.region(index)?.cookie;
+            let region = table.region(index)?;
+            let cookie = (!region.is_file).then_some(region.cookie);
             Some((index, table.origin(index)?, cookie))
         }) else {
             return Ok(None);
         };
+        let remembered = remembered.filter(|&cookie| cookie != NO_COOKIE);
         let known = match origin.vma.file {
-            0 => Some(remembered).filter(|&cookie| cookie != NO_COOKIE),
+            0 => remembered.map(Content::Memory),
             file => {
                 let files = &mut self.memory.files;
                 match files.known(&mut self.walker, self.sync, file) {
                     // The memory of a file that is gone may be anything.
                     Err(Stop::Bad(Fault::BadPath, _)) => None,
-                    known => known?,
+                    known => match known? {
+                        Some(NO_COOKIE) => remembered.map(Content::Memory),
+                        known => known.map(Content::File),
+                    },
                 }
             }
         };
@@ -341,10 +346,10 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         if !vma::is_still_there(&mut self.walker, mm.key.space, &origin)? {
             return Ok(None);
         }
-        let cookie = match known {
+        let content = match known {
             Some(known) => known,
             None => {
-                let read = self.cookie(mm, &origin.vma)?;
+                let read = self.content(mm, &origin.vma)?;
                 if !vma::is_still_there(&mut self.walker, mm.key.space, &origin)? {
                     return Ok(None);
                 }
@@ -352,11 +357,13 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
             }
         };
         self.check_task(mm)?;
-        let sync = self.sync;
+        let now = self.region(&origin.vma, content, self.sync);
         let region = self.memory.tables.change(mm.place, |table| {
             let region = table.region_mut(index)?;
-            region.cookie = cookie;
-            region.checked = sync;
+            *region = Region {
+                end: region.end,
+                ..now
+            };
             Some(*region)
         });
         Ok(region.flatten().map(|region| region.lookup(address)))
@@ -367,9 +374,9 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         let sequence = self.settled_sequence(mm)?;
         let place = vma::find(&mut self.walker, mm.key.space, address)?;
         let found = place.found(address);
-        let cookie = match &found {
-            Some(found) => self.cookie(mm, &found.vma)?,
-            None => NO_COOKIE,
+        let content = match &found {
+            Some(found) => self.content(mm, &found.vma)?,
+            None => Content::Memory(NO_COOKIE),
         };
         place.check(&mut self.walker, mm.key.space)?;
         if sequence != vma::sequence(&mut self.walker, mm.key.space)? {
@@ -386,13 +393,16 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
             }
             return Ok(Lookup::Unmapped);
         };
-        let region = self.region(&found.vma, cookie, self.sync);
+        let region = self.region(&found.vma, content, self.sync);
         self.remember(mm, found, region);
         Ok(region.lookup(address))
     }
 
-    fn region(&self, vma: &Vma, cookie: u64, checked: u32) -> Region {
-        let is_file = vma.file != 0;
+    fn region(&self, vma: &Vma, content: Content, checked: u32) -> Region {
+        let (cookie, is_file) = match content {
+            Content::File(cookie) => (cookie, true),
+            Content::Memory(cookie) => (cookie, false),
+        };
         let offset = vma.file_offset(vma.start, self.walker.layout.vma.page_shift);
         Region {
             end: vma.end.min(self.user_end),
@@ -422,12 +432,16 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         self.walker.ram.pay(bytes)
     }
 
-    /// The cookie of what a VMA maps.
-    fn cookie(&mut self, mm: Mm, vma: &Vma) -> Result<u64, Stop> {
-        match vma.file {
-            0 => Ok(self.anonymous_cookie(mm, vma)),
-            file => self.file_cookie(file),
-        }
+    /// What a VMA maps.
+    fn content(&mut self, mm: Mm, vma: &Vma) -> Result<Content, Stop> {
+        let file = match vma.file {
+            0 => NO_COOKIE,
+            file => self.file_cookie(file)?,
+        };
+        Ok(match file {
+            NO_COOKIE => Content::Memory(self.anonymous_cookie(mm, vma)),
+            file => Content::File(file),
+        })
     }
 
     fn anonymous_cookie(&mut self, mm: Mm, vma: &Vma) -> u64 {
@@ -436,6 +450,7 @@ impl<'a, M: GuestMemoryBackend> GuestWorld<'a, M> {
         cookie
     }
 
+    /// As [`Files::cookie`].
     fn file_cookie(&mut self, file: u64) -> Result<u64, Stop> {
         let files = &mut self.memory.files;
         let cookie = files.cookie(&mut self.walker, self.cookies, self.sync, file)?;
