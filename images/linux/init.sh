@@ -153,13 +153,13 @@ if wanted files; then
 	sleep 1
 	rm /tmp/deleted
 fi
-# A program on a disk, if there is one.
-if [ -b /dev/vda ]; then
+# A program on a disk, if there is one and no scenario has use for it.
+if [ -b /dev/vda ] && [ -z "$scenario" ]; then
 	mount -t ext4 /dev/vda /mnt || fail "cannot mount the disk"
 	/mnt/shares $milliseconds &
 fi
 wait
-if [ -b /dev/vda ]; then
+if [ -b /dev/vda ] && [ -z "$scenario" ]; then
 	echo "written by the guest" >/mnt/from-guest
 	umount /mnt || fail "cannot unmount the disk"
 fi

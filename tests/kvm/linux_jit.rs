@@ -1,7 +1,7 @@
 //! Code that programs of a Debian guest make themselves, by the names that they tell in `/tmp/perf-PID.map`.
 
 use oprofile_tests::measure::{Profile, Row};
-use oprofile_tests::vm::{Ended, Vm};
+use oprofile_tests::vm::{Ended, Vm, file_of};
 
 /// What `images/linux/programs/jitted.c` does, in percent: what it tells at once, later, and not at all.
 const SHARES: [f64; 3] = [60.0, 30.0, 10.0];
@@ -105,4 +105,52 @@ fn a_process_that_still_runs_has_the_names_that_it_has_told_by_then() {
     let profile = profile(&ended);
     assert_shares(&profile, "/tmp/jitted_long", 300);
     assert_unnamed(&profile, "/tmp/jitted_strange");
+}
+
+/// Samples of a program outside files: in functions with `hot` in their names, with `warm`, and in all.
+fn named(profile: &Profile, program: &str, hot: &str, warm: &str) -> [u64; 3] {
+    let of = |matches: &dyn Fn(&str) -> bool| {
+        profile.samples(|row| {
+            let image = row.image.as_deref().unwrap_or("anonymous");
+            let is_region = image == "anonymous" || image.contains("/{anon:anon}/");
+            row.application == program && is_region && matches(&row.symbol)
+        })
+    };
+    [
+        of(&|symbol| symbol.contains(hot)),
+        of(&|symbol| symbol.contains(warm)),
+        of(&|_| true),
+    ]
+}
+
+/// The programs of `images/linux/runtimes` do one thing twice as often as another, and nearly nothing else.
+#[test]
+fn functions_of_real_runtimes_have_the_names_that_they_tell() {
+    let disk = file_of("OPROFILE_LINUX_RUNTIMES");
+    let ended = device(Vm::debian("runtimes", 12).cmdline("scenario=runtimes"))
+        .argument(&format!("--disk={disk},ro"))
+        .run()
+        .expect_code(0);
+    let profile = profile(&ended);
+    let output = ended.output();
+    for runtime in ["node", "php"] {
+        assert!(
+            output.contains(&format!("{runtime} ended with")),
+            "{output}"
+        );
+    }
+    for (program, hot, warm) in [
+        ("/runtimes/usr/bin/node", "hot /work.js", "warm /work.js"),
+        ("/runtimes/usr/bin/php8.2", "JIT$hot", "JIT$warm"),
+    ] {
+        let counts @ [hot, warm, all] = named(&profile, program, hot, warm);
+        println!("{program}: {counts:?}");
+        assert!(hot + warm >= 300, "{program}: {counts:?}");
+        assert!((hot + warm) * 10 >= all * 9, "{program}: {counts:?}");
+        let percent = percent([hot, warm, 0]);
+        assert!(
+            (percent[0] - 200.0 / 3.0).abs() <= tolerance(hot + warm),
+            "{program}: {percent:?}"
+        );
+    }
 }

@@ -159,6 +159,7 @@ fn on_kvm(
             linux::prepare(flavour)?;
         }
     }
+    let runtimes = linux::runtimes::disk(&linux::home())?;
     let environment = [
         ("OPROFILE_BIN".into(), binaries.into()),
         ("OPROFILE_LINUX".into(), linux::home().into()),
@@ -166,6 +167,7 @@ fn on_kvm(
         ("OPROFILE_LINUX_INITRD".into(), guest.initrd.into()),
         ("OPROFILE_LINUX_DISK".into(), guest.disk.into()),
         ("OPROFILE_LINUX_ROOT".into(), guest.root.into()),
+        ("OPROFILE_LINUX_RUNTIMES".into(), runtimes.into()),
         ("OPROFILE_LINUX_SHARES".into(), guest.on_disk.into()),
     ];
     let step = Step::begin("tests on KVM");

@@ -157,7 +157,28 @@ fn dependency(list: &str) -> Option<&str> {
         .find(|package| package.starts_with("linux-image-"))
 }
 
-/// Downloads packages and unpacks them to `home`, which appears only when it is complete.
+/// The version of `package` that apt would install.
+pub fn candidate(package: &str) -> Result<String, FetchError> {
+    need("apt-cache")?;
+    let policy = capture(Command::new("apt-cache").args(["policy", package]))?;
+    match candidate_of(&policy) {
+        Some(version) => Ok(version.to_owned()),
+        None => Err(FetchError::Content {
+            package: package.to_owned(),
+            wanted: "version that apt knows",
+        }),
+    }
+}
+
+/// The version that `apt-cache policy` names.
+fn candidate_of(policy: &str) -> Option<&str> {
+    policy
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate: "))
+        .filter(|version| *version != "(none)")
+}
+
+/// Downloads packages, `name` or `name=version`, and unpacks them to `home`, which appears only when it is complete.
 pub fn download(packages: &[&str], home: &Path) -> Result<(), FetchError> {
     need("dpkg-deb")?;
     let parent = home.parent().unwrap_or(Path::new("."));
@@ -208,6 +229,15 @@ mod tests {
     fn the_kernel_is_what_the_meta_package_depends_on() {
         let list = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n";
         assert_eq!(dependency(list), Some("linux-image-6.1.0-56-amd64"));
+    }
+
+    #[test]
+    fn the_version_to_fetch_is_apts_candidate() {
+        let policy =
+            "p:\n  Installed: (none)\n  Candidate: 1:2.3-4\n  Version table:\n     1:2.3-4 500\n";
+        assert_eq!(candidate_of(policy), Some("1:2.3-4"));
+        assert_eq!(candidate_of("p:\n  Candidate: (none)\n"), None);
+        assert_eq!(candidate_of(""), None);
     }
 
     #[test]

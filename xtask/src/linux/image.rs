@@ -96,7 +96,7 @@ fn put(directory: &Path, name: &Path, file: &Path) -> Result<(), LinuxError> {
 }
 
 /// Makes an ext4 file system with `content` in the file `path`, which it returns.
-fn file_system(content: &Path, path: &Path, size: &str) -> Result<PathBuf, LinuxError> {
+pub fn file_system(content: &Path, path: &Path, size: &str) -> Result<PathBuf, LinuxError> {
     let mke2fs = apt::program("mke2fs", "e2fsprogs", "it makes disks for the guest")?;
     let unfinished = path.with_extension("unfinished");
     match fs::remove_file(&unfinished) {

@@ -8,6 +8,7 @@ mod image;
 mod module;
 pub mod overhead;
 mod programs;
+pub mod runtimes;
 
 use std::fs;
 use std::io;
