@@ -100,16 +100,13 @@ fi
 wanted plugin && plugin $milliseconds &
 # Code that is moved and replaced: by itself, for it fills the buffers with what others' samples would thin out.
 [ "$only" = moves ] && moves $milliseconds /usr/lib &
-# Code that programs make themselves, and tell of in /tmp/perf-PID.map: long-lived, short-lived, in a container's namespaces, and
-# with maps that are not to be believed.
+# Code that programs make themselves, and tell of in /tmp/perf-PID.map: long-lived, short-lived, in a container's namespaces.
 if [ "$only" = jit ]; then
-	for name in long short linked strange; do
+	for name in long short; do
 		cp /usr/bin/jitted "/tmp/jitted_$name"
 	done
 	/tmp/jitted_long $milliseconds &
 	until_end /tmp/jitted_short 300 &
-	/tmp/jitted_linked $milliseconds link &
-	/tmp/jitted_strange $milliseconds strange &
 	unshare -m -p -f sh -c "mount -t tmpfs tmp /tmp && exec /usr/bin/jitted $milliseconds" ||
 		echo "guest: a container failed" &
 	sleep $((seconds * 3 / 4))

@@ -80,31 +80,40 @@ fn compiled_code_has_the_names_that_its_process_tells_of_it() {
     let profile = profile(&ended);
     // One that lived to the end, many that lived for 300 ms each, one in namespaces and with a /tmp of its own.
     assert_shares(&profile, "/tmp/jitted_long", 300);
-    assert_shares(&profile, "/tmp/jitted_short", 50);
+    assert_shares(&profile, "/tmp/jitted_short", 10);
     assert_shares(&profile, "/usr/bin/jitted", 300);
-    // A map that is a link, and one of another user.
-    assert_unnamed(&profile, "/tmp/jitted_linked");
-    assert_unnamed(&profile, "/tmp/jitted_strange");
     let report = ended.opreport(&["-l"]);
     assert!(
         report.contains("jit_hot") && report.contains("jit_warm"),
         "{report}"
     );
     let account = ended.account();
-    assert!(account.of("perf_maps") >= 5, "{account:#?}");
+    assert!(account.of("perf_maps") >= 3, "{account:#?}");
     assert_eq!(account.of("bad_perf_map_line"), 0, "{account:#?}");
     assert_eq!(account.of("bad_request"), 0, "{account:#?}");
 }
 
 #[test]
 fn a_process_that_still_runs_has_the_names_that_it_has_told_by_then() {
-    let mut running = device(Vm::debian("jit", 10)).start();
+    let mut running = device(Vm::debian("jit", 16)).start();
     running.wait_for_line("compiled code has run");
     running.signal("INT");
     let ended = running.wait().expect_code(0);
     let profile = profile(&ended);
     assert_shares(&profile, "/tmp/jitted_long", 300);
-    assert_unnamed(&profile, "/tmp/jitted_strange");
+}
+
+#[test]
+fn maps_that_somebody_else_may_have_written_are_not_believed() {
+    let ended = device(Vm::debian("disbelieved", 8).cmdline("scenario=disbelieved"))
+        .run()
+        .expect_code(0);
+    let profile = profile(&ended);
+    assert_shares(&profile, "/tmp/jitted_none", 100);
+    for trick in ["link", "twice", "strange", "old"] {
+        assert_unnamed(&profile, &format!("/tmp/jitted_{trick}"));
+    }
+    assert_unnamed(&profile, "/usr/bin/jitted_layers");
 }
 
 /// Samples of a program outside files: in functions with `hot` in their names, with `warm`, and in all.

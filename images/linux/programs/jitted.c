@@ -3,15 +3,18 @@
  * Makes its code itself, as a just-in-time compiler does, and says so in /tmp/perf-PID.map: of its time, 60 percent go to
  * jit_hot, which is told at once, 30 to jit_warm, which is told later, and 10 to code that is not told at all.
  *
- * jitted MILLISECONDS [link|strange]: the map is a link to a file; it is another user's.
+ * jitted MILLISECONDS [link|twice|strange|old]: the map is a link to a file; it has a second name; it is another user's; it was
+ * last written before the process began.
  */
 
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -23,7 +26,7 @@ enum { HOT = 0x100, WARM = 0x800, UNTOLD = 0xc00, LENGTH = 0x1000 };
 /* mov rax, rdi; 1: dec rax; jnz 1b; ret */
 static const uint8_t spin[] = { 0x48, 0x89, 0xf8, 0x48, 0xff, 0xc8, 0x75, 0xfb, 0xc3 };
 
-static char path[64];
+static char path[64], other[80];
 
 static void expect(int good, const char *what)
 {
@@ -50,6 +53,17 @@ static void tell(const uint8_t *function, const char *name)
 	expect(fclose(map) == 0, path);
 }
 
+/* The map was last written an hour ago. */
+static void age(void)
+{
+	struct timespec times[2];
+
+	expect(clock_gettime(CLOCK_REALTIME, &times[0]) == 0, "clock_gettime");
+	times[0].tv_sec -= 3600;
+	times[1] = times[0];
+	expect(utimensat(AT_FDCWD, path, times, 0) == 0, path);
+}
+
 static void run(const uint8_t *function, uint64_t count)
 {
 	((void (*)(uint64_t))function)(count);
@@ -71,15 +85,16 @@ int main(int argc, char **argv)
 
 	snprintf(path, sizeof(path), "/tmp/perf-%d.map", getpid());
 	unlink(path);
-	if (!strcmp(trick, "link")) {
-		char target[80];
-
-		snprintf(target, sizeof(target), "%s.target", path);
-		expect(symlink(target, path) == 0, path);
-	}
+	snprintf(other, sizeof(other), "%s.other", path);
+	if (!strcmp(trick, "link"))
+		expect(symlink(other, path) == 0, path);
 	tell(code + HOT, "jit_hot");
+	if (!strcmp(trick, "twice"))
+		expect(link(path, other) == 0, other);
 	if (!strcmp(trick, "strange"))
 		expect(chown(path, STRANGER, STRANGER) == 0, path);
+	if (!strcmp(trick, "old"))
+		age();
 
 	do {
 		uint64_t unit = 200 + (random >> 33) % 400;
@@ -91,6 +106,8 @@ int main(int argc, char **argv)
 		now = now_ms();
 		if (!told && now - start > length / 2) {
 			tell(code + WARM, "jit_warm");
+			if (!strcmp(trick, "old"))
+				age();
 			told = 1;
 		}
 	} while (now - start < length);
