@@ -48,7 +48,8 @@ static void flush(u64 mm, u64 note)
 static int before_release(struct kprobe *probe, struct pt_regs *regs)
 {
 	flush(regs_get_kernel_argument(regs, 1), OPROFILE_NOTE_SPACE_RELEASED);
-	perf_map_process_ends();
+	if (device->capabilities & OPROFILE_CAPABILITY_PERF_MAPS)
+		perf_map_process_ends();
 	return 0;
 }
 
