@@ -36,9 +36,11 @@ static DEFINE_PER_CPU(struct cpu_clock, clocks);
 
 static enum hrtimer_restart expired(struct hrtimer *timer)
 {
+	struct cpu_clock *clock = container_of(timer, struct cpu_clock, timer);
 	u64 now = READ_ONCE(period);
 
-	if (!now)
+	/* It may have been started on the way out of the idle loop while another clock took its place. */
+	if (!now || READ_ONCE(clock->source) != BY_TIMER)
 		return HRTIMER_NORESTART;
 	cpu_buffer_sample(device, get_irq_regs());
 	hrtimer_forward_now(timer, ns_to_ktime(now));
@@ -51,7 +53,7 @@ static void start_here(void *unused)
 	struct cpu_clock *clock = this_cpu_ptr(&clocks);
 	u64 now = READ_ONCE(period);
 
-	if (!now || !clock->online || clock->source != BY_TIMER)
+	if (!now || !clock->online || READ_ONCE(clock->source) != BY_TIMER)
 		return;
 	hrtimer_try_to_cancel(&clock->timer);
 	hrtimer_forward_now(&clock->timer, ns_to_ktime(now));
@@ -67,12 +69,13 @@ static void stop_here(void *unused)
 static void on_idle(void *unused, unsigned int state, unsigned int cpu)
 {
 	struct cpu_clock *clock = this_cpu_ptr(&clocks);
+	enum source source = READ_ONCE(clock->source);
 	bool busy = state == (u32)PWR_EVENT_EXIT;
 
 	if (!READ_ONCE(period) || !clock->online)
 		return;
-	if (clock->source != BY_TIMER) {
-		if (clock->source == BY_HOST)
+	if (source != BY_TIMER) {
+		if (source == BY_HOST)
 			nmi_clock_busy(cpu, busy);
 		else
 			perf_clock_busy(busy);
@@ -99,15 +102,15 @@ static void start_others(u32 cpu)
 		return;
 	if (cpu < device->vcpus && device->cycles) {
 		hrtimer_cancel(&clock->timer);
-		clock->source = BY_COUNTER;
+		WRITE_ONCE(clock->source, BY_COUNTER);
 		if (perf_clock_start(cpu))
 			return;
-		clock->source = BY_TIMER;
+		WRITE_ONCE(clock->source, BY_TIMER);
 	} else if (nmi_clock_has(cpu)) {
 		hrtimer_cancel(&clock->timer);
-		clock->source = BY_HOST;
+		WRITE_ONCE(clock->source, BY_HOST);
 		if (!nmi_clock_start(cpu))
-			clock->source = BY_TIMER;
+			WRITE_ONCE(clock->source, BY_TIMER);
 	}
 }
 

@@ -20,6 +20,10 @@ MODULE_PARM_DESC(device_id, "virtio device type, as the host's --oprofile-dev id
 /* How often a full queue is looked at again before its last counters are given up. */
 #define POST_ATTEMPTS 100
 
+/* 100 kHz, and once an hour: a timer of the next nanosecond, or one in the past, would leave a CPU nothing else to do. */
+#define MIN_PERIOD_NS 10000ull
+#define MAX_PERIOD_NS 3600000000000ull
+
 /* How often the device's status is looked at: a device that was reset behind our back does not tell. */
 #define WATCH_INTERVAL HZ
 /* How often a device that fails is started anew, until the module is loaded again. */
@@ -32,6 +36,7 @@ static enum cpuhp_state hotplug_state;
 static int check(struct virtio_device *vdev, const struct oprofile_config *config)
 {
 	u32 bytes = le32_to_cpu(config->sample_buffer_bytes);
+	u64 period = le64_to_cpu(config->period_ns);
 
 	if (le32_to_cpu(config->magic) != OPROFILE_CONFIG_MAGIC) {
 		dev_err(&vdev->dev, "not a profiling device (magic %#x); check device_id\n",
@@ -43,7 +48,8 @@ static int check(struct virtio_device *vdev, const struct oprofile_config *confi
 			le32_to_cpu(config->version), OPROFILE_PROTOCOL_VERSION);
 		return -EPROTONOSUPPORT;
 	}
-	if (!config->vcpus || le32_to_cpu(config->vcpus) > OPROFILE_MAX_VCPUS || !config->period_ns ||
+	if (!config->vcpus || le32_to_cpu(config->vcpus) > OPROFILE_MAX_VCPUS ||
+	    period < MIN_PERIOD_NS || period > MAX_PERIOD_NS ||
 	    bytes < OPROFILE_MIN_BUFFER_BYTES || bytes > OPROFILE_MAX_BUFFER_BYTES || bytes % 8) {
 		dev_err(&vdev->dev, "a setting of the device is out of range\n");
 		return -ERANGE;
@@ -140,6 +146,10 @@ static void watch(struct work_struct *work)
 		schedule_delayed_work(&dev->watch, WATCH_INTERVAL);
 		return;
 	}
+	/* Looked at twice: by its time, and because the device said so. */
+	if (dev->failed)
+		return;
+	dev->failed = true;
 	dev->dead = true;
 	if (recoveries == MAX_RECOVERIES) {
 		dev_err(&dev->vdev->dev, "failed %u times and is left alone\n", recoveries);
@@ -305,15 +315,22 @@ static int introduce(struct oprofile_device *dev)
 
 	mutex_lock(&dev->control_lock);
 	error = describe_hello(dev);
-	if (!error)
-		error = symbols_send_modules(dev, NULL, NULL);
-	if (!error && dev->capabilities & OPROFILE_CAPABILITY_KERNEL_SYMBOLS) {
+	if (!error && dev->capabilities & OPROFILE_CAPABILITY_KERNEL_SYMBOLS)
 		error = symbols_send_kernel(dev);
-		if (!error)
-			error = symbols_send_all_modules(dev);
-	}
 	mutex_unlock(&dev->control_lock);
 	return error;
+}
+
+/* Each module is told, here or by the notifier, which waits: it is there already. */
+static void introduce_modules(struct oprofile_device *dev)
+{
+	int error;
+
+	mutex_lock(&dev->control_lock);
+	error = symbols_send_all_modules(dev);
+	mutex_unlock(&dev->control_lock);
+	if (error)
+		dev_warn(&dev->vdev->dev, "not all modules could be told: error %d\n", error);
 }
 
 static void free_device(struct oprofile_device *dev)
@@ -375,6 +392,7 @@ static int probe(struct virtio_device *vdev)
 	register_module_notifier(&module_notifier);
 	register_reboot_notifier(&reboot_notifier);
 	dev->ready = true;
+	introduce_modules(dev);
 	schedule_work(&dev->config_work);
 	schedule_delayed_work(&dev->watch, WATCH_INTERVAL);
 	dev_info(&vdev->dev, "profiling device: %u sample queues, %s flush doorbell\n", dev->vcpus,

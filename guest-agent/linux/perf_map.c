@@ -54,26 +54,28 @@ struct owner {
 static struct owner gone[GONE_SLOTS];
 static DEFINE_RAW_SPINLOCK(gone_lock);
 
-static struct owner owner_of(struct task_struct *task)
+/* `leader` is the task's, of its process: of another task than the current one its pointer may be to one that is gone. */
+static struct owner owner_of(struct task_struct *task, const struct task_struct *leader)
 {
 	return (struct owner){
 		.tgid = task_tgid_nr(task),
 		.uid = task_euid(task),
-		.started_ns = READ_ONCE(task->group_leader->start_boottime),
+		.started_ns = READ_ONCE(leader->start_boottime),
 	};
 }
 
 /* The current task is about to give up its address space. It must not wait. */
 void perf_map_process_ends(void)
 {
-	struct owner owner = owner_of(current);
+	struct owner owner = owner_of(current, current->group_leader);
+	u32 slot = owner.tgid % GONE_SLOTS;
 	unsigned long flags;
 
-	/* The map of one in a namespace of its own has another name, and a root that may go with it. */
+	/* The map of one in a namespace of its own has another name, and a root that may go with it: it has none when it is gone. */
 	if (task_active_pid_ns(current) != &init_pid_ns)
-		return;
+		owner.tgid = 0;
 	raw_spin_lock_irqsave(&gone_lock, flags);
-	gone[owner.tgid % GONE_SLOTS] = owner;
+	gone[slot] = owner;
 	raw_spin_unlock_irqrestore(&gone_lock, flags);
 }
 
@@ -120,8 +122,12 @@ static int find_owner(u32 tgid, struct owner *owner, u32 *number, struct path *r
 	bool found = false;
 
 	if (task) {
-		*owner = owner_of(task);
+		/* Process numbers name leaders. */
+		*owner = owner_of(task, task);
+		/* Its pid may go. */
+		rcu_read_lock();
 		*number = task_tgid_nr_ns(task, task_active_pid_ns(task));
+		rcu_read_unlock();
 		/* 0 when it is being reaped. */
 		found = *number && root_of(task, root);
 		put_task_struct(task);

@@ -233,19 +233,15 @@ static u32 copy_modules(struct module_copy *copies, const struct module *going)
 	return count;
 }
 
-int symbols_send_modules(struct oprofile_device *dev, const struct module *coming,
-			 const struct module *going)
+static int send_list(struct oprofile_device *dev, const struct module_copy *copies, u32 count,
+		     u32 flags)
 {
 	struct report report = { .dev = dev,
 			     .kind = OPROFILE_KIND_MODULES,
-			     .flags = coming ? OPROFILE_FLAG_MODULE_COMING : 0,
+			     .flags = flags,
 			     .first = true };
-	struct module_copy *copies = kvmalloc_array(MAX_MODULES, sizeof(*copies), GFP_KERNEL);
-	u32 count, i;
+	u32 i;
 
-	if (!copies)
-		return -ENOMEM;
-	count = copy_modules(copies, going);
 	report_open(&report);
 	for (i = 0; i < count; i++) {
 		const struct module_copy *copy = &copies[i];
@@ -258,8 +254,21 @@ int symbols_send_modules(struct oprofile_device *dev, const struct module *comin
 		report_add(&report, &entry, sizeof(entry), copy->name, name_length(copy->name));
 	}
 	report_send(&report, OPROFILE_FLAG_LAST);
-	kvfree(copies);
 	return report.error;
+}
+
+int symbols_send_modules(struct oprofile_device *dev, const struct module *coming,
+			 const struct module *going)
+{
+	struct module_copy *copies = kvmalloc_array(MAX_MODULES, sizeof(*copies), GFP_KERNEL);
+	int error;
+
+	if (!copies)
+		return -ENOMEM;
+	error = send_list(dev, copies, copy_modules(copies, going),
+			  coming ? OPROFILE_FLAG_MODULE_COMING : 0);
+	kvfree(copies);
+	return error;
 }
 
 /* Functions of one module, all of them copied while it cannot go. */
@@ -356,7 +365,7 @@ static int send_module(struct oprofile_device *dev, u64 base, struct functions *
 	return functions->count ? send_functions(dev, base, functions) : 0;
 }
 
-static int send_modules_at(struct oprofile_device *dev, const u64 *bases, u32 count)
+static int send_functions_of(struct oprofile_device *dev, const struct module_copy *copies, u32 count)
 {
 	struct functions functions = { .room = MAX_FUNCTIONS, .names_room = MAX_NAMES };
 	int error = 0;
@@ -367,7 +376,7 @@ static int send_modules_at(struct oprofile_device *dev, const u64 *bases, u32 co
 	if (!functions.list || !functions.names)
 		error = -ENOMEM;
 	for (i = 0; i < count && !error; i++)
-		error = send_module(dev, bases[i], &functions);
+		error = send_module(dev, copies[i].base, &functions);
 	kvfree(functions.names);
 	kvfree(functions.list);
 	return error;
@@ -375,26 +384,25 @@ static int send_modules_at(struct oprofile_device *dev, const u64 *bases, u32 co
 
 int symbols_send_module(struct oprofile_device *dev, const struct module *module)
 {
-	u64 base, size;
+	struct module_copy copy = {};
 
-	module_text(module, &base, &size);
-	return send_modules_at(dev, &base, 1);
+	module_text(module, &copy.base, &copy.size);
+	return send_functions_of(dev, &copy, 1);
 }
 
 int symbols_send_all_modules(struct oprofile_device *dev)
 {
 	struct module_copy *copies = kvmalloc_array(MAX_MODULES, sizeof(*copies), GFP_KERNEL);
-	u64 *bases = kvmalloc_array(MAX_MODULES, sizeof(*bases), GFP_KERNEL);
-	int error = -ENOMEM;
-	u32 count, i;
+	u32 count;
+	int error;
 
-	if (copies && bases) {
-		count = copy_modules(copies, NULL);
-		for (i = 0; i < count; i++)
-			bases[i] = copies[i].base;
-		error = send_modules_at(dev, bases, count);
-	}
-	kvfree(bases);
+	if (!copies)
+		return -ENOMEM;
+	/* One that comes meanwhile is not on the list, and the device refuses functions of what is not. */
+	count = copy_modules(copies, NULL);
+	error = send_list(dev, copies, count, 0);
+	if (!error && dev->capabilities & OPROFILE_CAPABILITY_KERNEL_SYMBOLS)
+		error = send_functions_of(dev, copies, count);
 	kvfree(copies);
 	return error;
 }

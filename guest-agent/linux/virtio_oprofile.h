@@ -85,6 +85,8 @@ struct oprofile_device {
 	struct mutex maps_lock;
 	/* Looks whether the device still works. */
 	struct delayed_work watch;
+	/* It is being started anew. */
+	bool failed;
 
 	/* The control queue: one request at a time. */
 	struct mutex control_lock;
