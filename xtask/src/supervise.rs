@@ -188,7 +188,8 @@ mod tests {
 
     #[test]
     fn the_time_limit_kills_and_keeps_the_output_so_far() {
-        let ended = run("echo out; exec sleep 600", Duration::from_millis(500));
+        // A busy machine may take long to start the shell.
+        let ended = run("echo out; exec sleep 600", Duration::from_secs(3));
         assert!(ended.status.is_none());
         assert_eq!(ended.stdout, b"out\n");
     }
