@@ -60,6 +60,8 @@ fn profiling_is_stopped_set_started_and_saved_while_the_guest_runs() {
     let (running, _directory, socket) = start(Vm::new("mix:60000").cpus(2));
     assert!(opcontrol(&socket, &["--status"]).contains("received = sum of all ends"));
     opcontrol(&socket, &["--stop"]);
+    // It is answered after a while, whether the guest has handed in its samples or not.
+    until("samples handed in", || status(&socket).quiesced);
     let stopped = received(&socket);
     assert!(stopped > 0);
     opcontrol(&socket, &["--save=first"]);

