@@ -1,7 +1,6 @@
 //! What the host reports is what the guest's programs did.
 
 use oprofile_images::truth::{self, Group};
-use oprofile_tests::account::UNRESOLVED;
 use oprofile_tests::measure::Profile;
 use oprofile_tests::truth::measure_until_true;
 use oprofile_tests::vm::{Ended, Vm};
@@ -17,18 +16,12 @@ fn run_for(scenario: &str, milliseconds: u32, cpus: u32) -> Ended {
         .expect_code(0)
 }
 
-#[track_caller]
-fn assert_all_resolved(ended: &Ended) {
-    let account = ended.account();
-    assert_eq!(account.sum(&UNRESOLVED), 0, "{account:#?}");
-}
-
 /// Runs a scenario, and checks its groups and that no sample came to nothing.
 #[track_caller]
 fn check(scenario: &str, cpus: u32, groups: &[&'static Group]) -> Profile {
     measure_until_true(groups, |milliseconds| {
         let ended = run_for(scenario, milliseconds, cpus);
-        assert_all_resolved(&ended);
+        ended.account().assert_resolved();
         ended
     })
     .1
@@ -107,7 +100,7 @@ fn storm_of_short_processes_leaves_nothing_unresolved() {
 #[test]
 fn functions_of_well_known_crates_show() {
     let ended = run_for("real", 2_000, 1);
-    assert_all_resolved(&ended);
+    ended.account().assert_resolved();
     let text = ended.opreport(&["-l", "--merge=cpu"]);
     for (_, name) in truth::REAL {
         assert!(text.contains(name), "no {name} in\n{text}");

@@ -11,6 +11,8 @@
 
 use std::collections::HashMap;
 
+use crate::account::is_rare;
+
 /// What came of the comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
@@ -28,6 +30,18 @@ pub struct Verdict {
     pub wrong: u64,
     /// Files whose path the guest had told, and the host named.
     pub known_files: usize,
+}
+
+impl Verdict {
+    /// Checks that no sample lies in a wrong place, and next to none in no place.
+    ///
+    /// # Panics
+    /// When it is otherwise.
+    #[track_caller]
+    pub fn assert_right(&self) {
+        assert_eq!(self.wrong, 0, "{self:#?}");
+        assert!(is_rare(self.unresolved, self.compared), "{self:#?}");
+    }
 }
 
 /// Most wrong samples that are described.

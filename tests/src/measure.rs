@@ -114,6 +114,17 @@ impl Line {
     }
 }
 
+/// How far a true share may be off when it is measured with so many samples, in percentage points: four standard deviations, and a point
+/// for what programs do besides. Chance exceeds that once in 15,000 times.
+#[must_use]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of samples are far below 2^52"
+)]
+pub fn tolerance(percent: f64, samples: u64) -> f64 {
+    4.0 * (percent * (100.0 - percent) / samples.max(1) as f64).sqrt() + 1.0
+}
+
 impl Measured {
     /// Each function.
     pub fn lines(&self) -> impl Iterator<Item = Line> + '_ {
@@ -132,6 +143,15 @@ impl Measured {
     #[must_use]
     pub fn worst_error(&self) -> f64 {
         self.lines().map(|line| line.error()).fold(0.0, f64::max)
+    }
+
+    /// Whether each share is as near to the truth as its samples can tell: few of them tell little.
+    #[must_use]
+    pub fn is_true(&self) -> bool {
+        self.lines().all(|line| {
+            let percent = f64::from(line.share.percent);
+            line.error() <= tolerance(percent, self.samples)
+        })
     }
 }
 
@@ -219,6 +239,24 @@ mod tests {
         };
         let measured = profile.measure(&truth::JIT);
         assert!((measured.worst_error() - 15.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn more_samples_are_held_to_a_truth_more_closely() {
+        for (samples, points) in [(100, 20.6), (2_500, 4.92), (10_000, 2.96)] {
+            assert!(
+                (tolerance(40.0, samples) - points).abs() < 0.01,
+                "{samples}"
+            );
+        }
+        // 54 percent of what is 60 percent.
+        let measured = |samples: u64| Measured {
+            group: &truth::SHARES,
+            samples,
+            counts: [54, 34, 12].map(|percent| percent * samples / 100).to_vec(),
+        };
+        assert!(measured(1_000).is_true());
+        assert!(!measured(4_000).is_true());
     }
 
     #[test]
