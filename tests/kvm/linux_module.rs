@@ -138,16 +138,19 @@ fn samples_come_by_a_counter_of_the_guests_own_while_it_is_busy() {
     let counter = "agent=cycles=1000000,cycles_event=cpu-clock";
     let ended = run_with(guest, "counter", 2, counter);
     let output = ended.output();
+    println!("{output}");
     assert!(output.contains("the counter has counted"), "{output}");
-    // Two CPUs, 3 s: a clock that does not rest is 6,000 interrupts.
+    // Two CPUs, 10 s: a clock that does not rest was 14,847 interrupts, on a machine with much other work 11,033; one that does 536.
+    // Samples are of what the shell itself does.
     let [timers, samples, events] = numbers(&ended, "guest: idle")[..] else {
         panic!("not three numbers: {output}");
     };
-    assert!(timers < 1_500 && samples < 300 && events == 2, "{output}");
-    let [timers, samples, events] = numbers(&ended, "guest: busy")[..] else {
+    assert!(timers < 4_000 && samples < 2_000 && events == 2, "{output}");
+    // In 3 s a timer would give 60.
+    let [_, samples, events] = numbers(&ended, "guest: busy")[..] else {
         panic!("not three numbers: {output}");
     };
-    assert!(timers > 1_500 && samples > 600 && events == 2, "{output}");
+    assert!(samples > 200 && events == 2, "{output}");
     assert_eq!(numbers(&ended, "guest: without a CPU"), [1], "{output}");
     for turn in 1..=3 {
         let held = numbers(
