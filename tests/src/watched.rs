@@ -71,7 +71,7 @@ pub fn compare(guest: Vm, agent: &str, least: u64) -> Verdict {
     let account = Account::of_summary(&ended.stderr);
     let received = account.of("received");
     let lost = account.sum(&["lost_in_guest", "lost_overflow"]);
-    println!("{lost} of {received} samples were lost; {verdict:#?}");
+    println!("{verdict:#?}\n{account:#?}");
     assert!(verdict.compared >= least, "{}", ended.output());
     assert!(lost * LOST <= received, "{}", ended.output());
     verdict
