@@ -58,6 +58,13 @@ fn numbers(ended: &Ended, words: &str) -> Vec<u64> {
 }
 
 #[test]
+fn modules_that_come_while_the_driver_introduces_itself_are_no_hindrance() {
+    let ended = run("coming", 2, "");
+    assert_eq!(numbers(&ended, "guest: introduced"), [6, 0]);
+    assert_eq!(ended.account().of("bad_request"), 0);
+}
+
+#[test]
 fn loading_and_unloading_the_module_again_and_again_leaves_nothing_behind() {
     let ended = run("cycles", 2, "");
     let [cycles, tasks, spaces, left] = numbers(&ended, "guest: 12 cycles")[..] else {
