@@ -1,18 +1,10 @@
 //! Code that programs of a Debian guest make themselves, by the names that they tell in `/tmp/perf-PID.map`.
 
-use oprofile_tests::measure::{Profile, Row};
+use oprofile_tests::measure::{Profile, Row, tolerance};
 use oprofile_tests::vm::{Ended, Vm, file_of};
 
 /// What `images/linux/programs/jitted.c` does, in percent: what it tells at once, later, and not at all.
 const SHARES: [f64; 3] = [60.0, 30.0, 10.0];
-
-/// How far a share of so many samples may be off, in percentage points: three standard deviations of the largest, and a bit for what the
-/// program does besides.
-fn tolerance(samples: u64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "counts of samples are small")]
-    let samples = samples as f64;
-    300.0 * (0.6 * 0.4 / samples).sqrt() + 2.0
-}
 
 fn device(vm: Vm) -> Vm {
     vm.cpus(2).device("hz=1000")
@@ -59,7 +51,7 @@ fn assert_shares(profile: &Profile, program: &str, at_least: u64) {
     println!("{program}: {counts:?}, {percent:.2?} %");
     for (measured, share) in percent.iter().zip(SHARES) {
         assert!(
-            (measured - share).abs() <= tolerance(samples),
+            (measured - share).abs() <= tolerance(share, samples),
             "{program}: {percent:?}"
         );
     }
@@ -158,7 +150,7 @@ fn functions_of_real_runtimes_have_the_names_that_they_tell() {
         assert!((hot + warm) * 10 >= all * 9, "{program}: {counts:?}");
         let percent = percent([hot, warm, 0]);
         assert!(
-            (percent[0] - 200.0 / 3.0).abs() <= tolerance(hot + warm),
+            (percent[0] - 200.0 / 3.0).abs() <= tolerance(200.0 / 3.0, hot + warm),
             "{program}: {percent:?}"
         );
     }
