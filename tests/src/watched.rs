@@ -67,8 +67,9 @@ pub fn compare(guest: Vm, agent: &str, least: u64) -> Verdict {
     let guest = guest.cmdline(&format!("agent=truth=1{agent}"));
     let (ended, events) = run_to_end(|| watch(&guest));
     let ended = ended.expect_code(0);
-    let verdict = ground_truth::judge(&events, &ended.output());
+    let mut verdict = ground_truth::judge(&events, &ended.output());
     let account = Account::of_summary(&ended.stderr);
+    verdict.raced = account.of("raced");
     let received = account.of("received");
     let lost = account.sum(&["lost_in_guest", "lost_overflow"]);
     println!("{verdict:#?}\n{account:#?}");
