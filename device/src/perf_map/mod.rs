@@ -68,6 +68,12 @@ impl PerfMap {
         }
     }
 
+    /// What tells it from others, whatever its state.
+    #[must_use]
+    pub const fn id(&self) -> u32 {
+        self.id
+    }
+
     /// Another number for each state of each map; never less than 2^32 for an id above 0.
     #[must_use]
     pub const fn version(&self) -> u64 {

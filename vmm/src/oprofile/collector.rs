@@ -263,10 +263,11 @@ impl Work {
             names,
             ..
         } = self;
-        let Some(reader) = reader else {
-            return work(collector, files);
+        let result = match reader {
+            Some(reader) => while_reading(reader, reads, || work(collector, files)),
+            None => work(collector, files),
         };
-        let result = while_reading(reader, reads, || work(collector, files));
+        files.forget_maps();
         if !reads.is_empty() {
             names.refresh();
             for words in reads.drain(..) {

@@ -15,12 +15,13 @@ mod initrd;
 mod unpack;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use oprofile_device::perf_map::Piece;
+use oprofile_device::perf_map::{self, Piece};
 use oprofile_device::{CookieTarget, Device, FileBuild, PerfMap};
 use oprofile_session::{
     Build, BuildId, FileIdentity, GuestFile, GuestFiles, Symbol, SymbolKind, vdso,
@@ -36,6 +37,10 @@ const FIRST_DYNAMIC_MAJOR: u32 = 234;
 
 /// Bits of a virtio disk's minor number that say which partition it is, 0 for the whole disk.
 const PARTITION_BITS: u32 = 4;
+
+/// Most functions of all perf maps that one write of the session looks at; further maps wait for the next. A little more than the device
+/// keeps at a time, with names of one byte: sorted they take some 130 MiB, and some seconds.
+const MAX_FUNCTIONS: usize = 11 * perf_map::MAX_FUNCTIONS;
 
 /// What is known of a vDSO does not change. No perf map has this version.
 const VDSO_VERSION: u64 = 1;
@@ -62,14 +67,21 @@ struct Place {
 pub struct HostedFiles {
     device: Arc<Device<GuestMemoryMmap>>,
     sources: Sources,
-    /// The perf map that was looked at last, sorted: regions of a process are asked for one after the other.
-    sorted: RefCell<Option<Sorted>>,
+    maps: RefCell<Maps>,
 }
 
-/// A perf map and its functions by their addresses.
+/// The perf maps that a write of the session has looked at, by their ids, each as it was then: a guest that adds to them meanwhile
+/// has none of them sorted twice.
+#[derive(Default)]
+struct Maps {
+    sorted: HashMap<u32, Arc<Sorted>>,
+    functions: usize,
+}
+
+/// A perf map and, once they are asked for, its functions by their addresses.
 struct Sorted {
     map: Arc<PerfMap>,
-    pieces: Vec<Piece>,
+    pieces: OnceLock<Vec<Piece>>,
 }
 
 /// The guest's files when nobody writes to its disks any more.
@@ -96,12 +108,17 @@ impl fmt::Debug for SettledFiles {
 
 impl HostedFiles {
     /// The files of the guest whose cookies `device` gives out.
-    pub const fn new(device: Arc<Device<GuestMemoryMmap>>, sources: Sources) -> Self {
+    pub fn new(device: Arc<Device<GuestMemoryMmap>>, sources: Sources) -> Self {
         Self {
             device,
             sources,
-            sorted: RefCell::new(None),
+            maps: RefCell::default(),
         }
+    }
+
+    /// A write of the session has ended: the next one looks at perf maps anew.
+    pub fn forget_maps(&self) {
+        self.maps.take();
     }
 
     /// Opens the disks, if they are wanted. Nobody may write to them any more.
@@ -116,33 +133,42 @@ impl HostedFiles {
         }
     }
 
+    /// The perf map with the functions in an anonymous region. `None` as well when this write has looked at too many.
+    fn map(&self, cookie: u64) -> Option<Arc<Sorted>> {
+        let map = self.device.perf_map(cookie)?;
+        let mut maps = self.maps.borrow_mut();
+        if let Some(known) = maps.sorted.get(&map.id()) {
+            return Some(Arc::clone(known));
+        }
+        maps.functions = maps
+            .functions
+            .checked_add(map.len())
+            .filter(|functions| *functions <= MAX_FUNCTIONS)?;
+        let sorted = Arc::new(Sorted {
+            map,
+            pieces: OnceLock::new(),
+        });
+        maps.sorted.insert(sorted.map.id(), Arc::clone(&sorted));
+        Some(sorted)
+    }
+
     /// The functions in an anonymous region as a just-in-time compiler told them.
     fn compiled(&self, cookie: u64, range: Range<u64>) -> Vec<Symbol> {
-        let Some(map) = self.device.perf_map(cookie) else {
+        let Some(sorted) = self.map(cookie) else {
             return Vec::new();
         };
-        let mut sorted = self.sorted.borrow_mut();
-        let known = sorted.take();
-        let known = known.filter(|known| known.map.version() == map.version());
-        let known = known.unwrap_or_else(|| Sorted {
-            pieces: map.pieces(),
-            map,
-        });
-        let first = known
-            .pieces
-            .partition_point(|piece| piece.end <= range.start);
-        let symbols = known.pieces[first..]
+        let pieces = sorted.pieces.get_or_init(|| sorted.map.pieces());
+        let first = pieces.partition_point(|piece| piece.end <= range.start);
+        pieces[first..]
             .iter()
             .take_while(|piece| piece.start < range.end)
             .map(|piece| Symbol {
                 address: piece.start,
                 size: piece.end - piece.start,
                 kind: SymbolKind::Function,
-                name: known.map.name(*piece).to_vec(),
+                name: sorted.map.name(*piece).to_vec(),
             })
-            .collect();
-        *sorted = Some(known);
-        symbols
+            .collect()
     }
 
     /// The disk that a file lies on by its device number, if it is one of this machine's.
@@ -207,10 +233,9 @@ impl GuestFiles for HostedFiles {
     }
 
     fn region_version(&self, cookie: u64) -> u64 {
-        match (self.device.vdso(cookie), self.device.perf_map(cookie)) {
-            (Some(_), _) => VDSO_VERSION,
-            (None, Some(map)) => map.version(),
-            (None, None) => 0,
+        match self.device.vdso(cookie) {
+            Some(_) => VDSO_VERSION,
+            None => self.map(cookie).map_or(0, |sorted| sorted.map.version()),
         }
     }
 
@@ -329,42 +354,58 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_region_has_the_functions_of_its_processs_perf_map() {
-        const START: u64 = 0x7f00_0000_0000;
-        let mut guest = SyntheticGuest::default();
+    const START: u64 = 0x7f00_0000_0000;
+
+    /// Process 7 with memory of its own making at each of `starts`; its task.
+    fn process(guest: &mut SyntheticGuest, starts: &[u64]) -> u64 {
         let program = guest.file_named(b"prog");
-        let memory = VmaSpec {
-            start: START,
-            end: START + 0x1000,
+        let memory = |&start: &u64| VmaSpec {
+            start,
+            end: start + 0x1000,
             page_offset: 0,
             file: 0,
         };
-        let space = guest.mm(program, &[memory]);
-        let task = guest.task(7, 7, space);
-        let mut driver = Driver::new(guest, 1).hello();
-        let sample = driver.buffer(0).user(task).sample(START + 0x10);
+        let memory: Vec<_> = starts.iter().map(memory).collect();
+        let space = guest.mm(program, &memory);
+        guest.task(7, 7, space)
+    }
+
+    /// Takes a sample; the cookie of its region.
+    fn sample(driver: &mut Driver, task: u64, address: u64) -> u64 {
+        let sample = driver.buffer(0).user(task).sample(address);
         driver.post(0, &sample);
         driver.device.tick();
         let words = driver.words();
-        let switch = words.windows(3).find(|words| words[..2] == [u64::MAX, 3]);
-        let cookie = switch.unwrap()[2];
+        let switch = words.windows(3).rfind(|words| words[..2] == [u64::MAX, 3]);
+        switch.unwrap()[2]
+    }
+
+    /// Sends a part of the perf map of process 7.
+    fn send(driver: &mut Driver, offset: usize, text: &str) {
+        driver.request(&SyntheticGuest::request(kind::WANTED_MAP, flag::LAST, &[]));
+        let map = [
+            [7u64, offset as u64].map(u64::to_le_bytes).concat(),
+            text.into(),
+        ]
+        .concat();
+        driver.request(&SyntheticGuest::request(kind::PERF_MAP, flag::LAST, &map));
+    }
+
+    fn names(files: &HostedFiles, cookie: u64, range: Range<u64>) -> Vec<String> {
+        let symbols = files.region_symbols(cookie, range);
+        let name = |symbol: Symbol| String::from_utf8(symbol.name).unwrap();
+        symbols.into_iter().map(name).collect()
+    }
+
+    #[test]
+    fn a_region_has_the_functions_of_its_processs_perf_map() {
+        let mut guest = SyntheticGuest::default();
+        let task = process(&mut guest, &[START]);
+        let mut driver = Driver::new(guest, 1).hello();
+        let cookie = sample(&mut driver, task, START + 0x10);
         let files = HostedFiles::new(Arc::clone(&driver.device), Sources::default());
         assert_eq!(files.region_version(cookie), 0);
-        let send = |driver: &mut Driver, offset: usize, text: &str| {
-            driver.request(&SyntheticGuest::request(kind::WANTED_MAP, flag::LAST, &[]));
-            let map = [
-                [7u64, offset as u64].map(u64::to_le_bytes).concat(),
-                text.into(),
-            ]
-            .concat();
-            driver.request(&SyntheticGuest::request(kind::PERF_MAP, flag::LAST, &map));
-        };
-        let names = |range| {
-            let symbols = files.region_symbols(cookie, range);
-            let name = |symbol: &Symbol| String::from_utf8(symbol.name.clone()).unwrap();
-            symbols.iter().map(name).collect::<Vec<_>>()
-        };
+        let names = |range| names(&files, cookie, range);
         let first = "1000 10 below\n7f0000000000 40 first\n7f0000000040 40 second\n";
         send(&mut driver, 0, first);
         let version = files.region_version(cookie);
@@ -373,13 +414,59 @@ mod tests {
         assert_eq!(names(START + 0x3f..START + 0x40), ["first"]);
         assert_eq!(names(START + 0x40..START + 0x41), ["second"]);
         assert!(names(START + 0x80..START + 0x1000).is_empty());
-        // What is told later is found, too.
-        let sample = driver.buffer(0).user(task).sample(START + 0x10);
-        driver.post(0, &sample);
-        driver.device.tick();
+        // What is told later is found by the next write, too.
+        sample(&mut driver, task, START + 0x10);
         send(&mut driver, first.len(), "7f0000000080 40 third\n");
+        assert_eq!(files.region_version(cookie), version);
+        assert_eq!(names(START..START + 0x1000), ["first", "second"]);
+        files.forget_maps();
         assert_ne!(files.region_version(cookie), version);
         assert_eq!(names(START..START + 0x1000), ["first", "second", "third"]);
+    }
+
+    #[test]
+    fn each_map_is_sorted_once_for_a_write_however_regions_take_turns() {
+        let mut guest = SyntheticGuest::default();
+        let at = |slot: u64| START + slot * 0x1000;
+        let before = process(&mut guest, &[at(0), at(2), at(4)]);
+        let after = process(&mut guest, &[at(1), at(3), at(5)]);
+        let mut driver = Driver::new(guest, 1).hello();
+        let mut cookies = [0; 6];
+        for (first, task, name) in [(0, before, "before"), (1, after, "after")] {
+            for slot in [first, first + 2, first + 4] {
+                cookies[slot] = sample(&mut driver, task, at(slot as u64));
+            }
+            send(&mut driver, 0, &format!("{START:x} 6000 {name}\n"));
+        }
+        let files = HostedFiles::new(Arc::clone(&driver.device), Sources::default());
+        let mut sorted = Vec::new();
+        for (slot, cookie) in (0..).zip(cookies) {
+            let expected = ["before", "after"][slot % 2];
+            let range = at(slot as u64)..at(slot as u64 + 1);
+            assert_eq!(names(&files, cookie, range), [expected], "{slot}");
+            sorted.push(files.map(cookie).unwrap());
+        }
+        for (slot, map) in sorted.iter().enumerate() {
+            assert!(Arc::ptr_eq(map, &sorted[slot % 2]), "{slot}");
+            assert!(map.pieces.get().is_some());
+        }
+        // Nothing is held when the write has ended.
+        files.forget_maps();
+        assert!(sorted.iter().all(|map| Arc::strong_count(map) == 3));
+    }
+
+    #[test]
+    fn a_write_looks_at_so_many_functions_and_the_next_at_the_others() {
+        let mut guest = SyntheticGuest::default();
+        let task = process(&mut guest, &[START]);
+        let mut driver = Driver::new(guest, 1).hello();
+        let cookie = sample(&mut driver, task, START);
+        send(&mut driver, 0, "1000 10 f\n1010 10 g\n");
+        let files = HostedFiles::new(Arc::clone(&driver.device), Sources::default());
+        files.maps.borrow_mut().functions = MAX_FUNCTIONS - 1;
+        assert_eq!(files.region_version(cookie), 0);
+        files.forget_maps();
+        assert_ne!(files.region_version(cookie), 0);
     }
 
     #[test]
