@@ -25,11 +25,14 @@ pub(super) struct RegionSymbols {
     written: HashMap<PathBuf, u64>,
 }
 
-/// The regions of one file, by their addresses.
+/// Regions by their first and last address, each with its name in reports.
+type Regions<'a> = BTreeMap<(u64, u64), (&'a Region, Vec<u8>)>;
+
+/// The regions of one file.
 struct Group<'a> {
     /// A sample file of one of them.
     file: FileKey,
-    regions: BTreeMap<(u64, u64), (&'a Region, Vec<u8>)>,
+    regions: Regions<'a>,
 }
 
 impl RegionSymbols {
@@ -49,7 +52,7 @@ impl RegionSymbols {
                     .entry((file.app, name, &range.tgid))
                     .or_insert_with(|| Group {
                         file,
-                        regions: BTreeMap::new(),
+                        regions: Regions::new(),
                     });
                 group
                     .regions
@@ -76,7 +79,7 @@ impl RegionSymbols {
                 kind: ImageKind::Module,
                 start: group.regions.keys().map(|key| key.0).min().unwrap_or(0),
                 end: group.regions.keys().map(|key| key.1).max().unwrap_or(0),
-                symbols: group.symbols(files),
+                symbols: symbols(&group.regions, files),
             };
             let elf = symbol_elf::encode(&image).map_err(|source| CollectorError::Symbols {
                 image: place.display().to_string(),
@@ -101,27 +104,46 @@ impl Group<'_> {
         }
         is_known.then(|| digest.finish())
     }
+}
 
-    /// Symbols that leave no address of the regions out: report tools give code to the symbol before it, whatever its size, so
-    /// what belongs to no function is called by its region's name, as it would be without this file.
-    fn symbols(&self, files: &dyn GuestFiles) -> Vec<Symbol> {
-        let mut symbols = Vec::new();
-        // Regions overlap when one has grown.
-        let mut at = 0;
-        for (region, name) in self.regions.values() {
-            let from = region.start.max(at);
-            if from >= region.end {
-                continue;
-            }
-            let named = match symbols.len() {
-                0..MAX_SYMBOLS => files.region_symbols(region.cookie, from..region.end),
-                _ => Vec::new(),
-            };
-            fill(from..region.end, name, named, &mut symbols);
-            at = region.end;
+/// Symbols that leave no address of the regions out: report tools give code to the symbol before it, whatever its size, so
+/// what belongs to no function is called by its region's name, as it would be without this file.
+fn symbols(regions: &Regions<'_>, files: &dyn GuestFiles) -> Vec<Symbol> {
+    // Regions overlap when one has grown or was split: those of which nothing is known get what is left.
+    let (known, others): (Vec<_>, Vec<_>) = regions
+        .values()
+        .partition(|(region, _)| files.region_version(region.cookie) != 0);
+    let mut symbols = Vec::new();
+    let mut taken: Vec<Range<u64>> = Vec::new();
+    let mut at = 0;
+    for (region, name) in known {
+        let from = region.start.max(at);
+        if from >= region.end {
+            continue;
         }
-        symbols
+        let named = match symbols.len() {
+            0..MAX_SYMBOLS => files.region_symbols(region.cookie, from..region.end),
+            _ => Vec::new(),
+        };
+        fill(from..region.end, name, named, &mut symbols);
+        taken.push(from..region.end);
+        at = region.end;
     }
+    let mut at = 0;
+    for (region, name) in others {
+        let mut from = region.start.max(at);
+        at = at.max(region.end);
+        let first = taken.partition_point(|taken| taken.end <= from);
+        for taken in &taken[first..] {
+            if taken.start >= region.end {
+                break;
+            }
+            fill(from..taken.start, name, Vec::new(), &mut symbols);
+            from = taken.end;
+        }
+        fill(from..region.end, name, Vec::new(), &mut symbols);
+    }
+    symbols
 }
 
 /// A region's name in reports.
@@ -181,11 +203,12 @@ mod tests {
     fn filled(range: Range<u64>, named: Vec<Symbol>) -> Vec<(u64, u64, String)> {
         let mut symbols = Vec::new();
         fill(range, b"rest", named, &mut symbols);
-        let shown = |symbol: Symbol| {
-            let name = String::from_utf8(symbol.name).unwrap();
-            (symbol.address, symbol.address + symbol.size, name)
-        };
         symbols.into_iter().map(shown).collect()
+    }
+
+    fn shown(symbol: Symbol) -> (u64, u64, String) {
+        let name = String::from_utf8(symbol.name).unwrap();
+        (symbol.address, symbol.address + symbol.size, name)
     }
 
     #[test]
@@ -211,7 +234,103 @@ mod tests {
         assert_eq!(filled(1..9, Vec::new()), [(1, 9, "rest".to_owned())]);
     }
 
+    /// Regions by their cookies: first and last address, and the functions that are known of it, if any are.
+    struct Known(Vec<(Range<u64>, Option<Vec<Symbol>>)>);
+
+    impl GuestFiles for Known {
+        fn open(&self, _: &[u8]) -> Option<crate::guest::GuestFile<'_>> {
+            None
+        }
+
+        fn region_version(&self, cookie: u64) -> u64 {
+            u64::from(self.of(cookie).is_some())
+        }
+
+        fn region_symbols(&self, cookie: u64, _: Range<u64>) -> Vec<Symbol> {
+            self.of(cookie).cloned().unwrap_or_default()
+        }
+    }
+
+    impl Known {
+        fn of(&self, cookie: u64) -> Option<&Vec<Symbol>> {
+            self.0[usize::try_from(cookie).unwrap()].1.as_ref()
+        }
+
+        /// What the file says, by addresses. A region without a function is called by its cookie.
+        fn symbols(&self) -> Vec<(u64, u64, String)> {
+            let region = |(cookie, (range, _)): (u64, &(Range<u64>, _))| Region {
+                start: range.start,
+                end: range.end,
+                cookie,
+            };
+            let regions: Vec<Region> = (0..).zip(&self.0).map(region).collect();
+            let by_addresses = regions.iter().map(|region| {
+                let name = format!("region {}", region.cookie);
+                ((region.start, region.end), (region, name.into_bytes()))
+            });
+            let symbols = symbols(&by_addresses.collect(), self);
+            let mut symbols: Vec<_> = symbols.into_iter().map(shown).collect();
+            symbols.sort();
+            symbols
+        }
+    }
+
+    #[test]
+    fn regions_of_which_nothing_is_known_take_no_names_from_others() {
+        let function = |start| Some(vec![symbol(start, 5, "f")]);
+        let known = Known(vec![
+            (0..100, None),
+            (20..40, function(25)),
+            (60..80, function(60)),
+            (70..120, None),
+        ]);
+        let expected = [
+            (0, 20, "region 0"),
+            (20, 25, "region 1"),
+            (25, 30, "f"),
+            (30, 40, "region 1"),
+            (40, 60, "region 0"),
+            (60, 65, "f"),
+            (65, 80, "region 2"),
+            (80, 100, "region 0"),
+            (100, 120, "region 3"),
+        ];
+        let expected = expected.map(|(start, end, name)| (start, end, name.to_owned()));
+        assert_eq!(known.symbols(), expected);
+    }
+
     proptest! {
+        #[test]
+        fn each_address_of_regions_that_overlap_has_one_name(
+            regions in prop::collection::btree_map(
+                0u64..60, (1u64..30, any::<bool>()), 1..12,
+            ),
+        ) {
+            let region = |(start, (size, is_known)): (&u64, &(u64, bool))| {
+                let functions = is_known.then(|| vec![symbol(*start, 1, "f")]);
+                (*start..start + size, functions)
+            };
+            let known = Known(regions.iter().map(region).collect());
+            let symbols = known.symbols();
+            for address in 0..100 {
+                let holds = |range: &Range<u64>| range.contains(&address);
+                let names: Vec<_> = symbols
+                    .iter()
+                    .filter(|(start, end, _)| holds(&(*start..*end)))
+                    .map(|(_, _, name)| &name[..])
+                    .collect();
+                let of = |is_known| {
+                    let mut regions = known.0.iter();
+                    regions.any(|(range, found)| holds(range) && found.is_some() == is_known)
+                };
+                prop_assert_eq!(names.len(), usize::from(of(true) || of(false)));
+                if of(true) {
+                    let number = names[0].strip_prefix("region ").map(|text| text.parse::<usize>());
+                    prop_assert!(number.is_none_or(|number| known.0[number.unwrap()].1.is_some()));
+                }
+            }
+        }
+
         #[test]
         fn each_address_of_a_region_has_one_name(
             named in prop::collection::vec((0u64..120, 0u64..30), 0..20),
