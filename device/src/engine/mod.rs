@@ -138,7 +138,13 @@ impl Engine {
 
     /// What is known of code of its own making in an anonymous region.
     pub fn perf_map(&self, cookie: u64) -> Option<Arc<PerfMap>> {
-        self.maps.of_region(cookie)
+        let Some(CookieTarget::Anonymous { tgid, .. }) = self.cookies.target(cookie) else {
+            return None;
+        };
+        match self.cookies.vdso(cookie) {
+            Some(_) => None,
+            None => self.maps.of_region(tgid, cookie),
+        }
     }
 
     /// Whether the configuration space has changed by itself since this was asked last.

@@ -275,11 +275,21 @@ impl PerfMaps {
         Ok(())
     }
 
-    /// What is known of the code in the region with this cookie: the latest map with names of a process that was sampled there.
-    pub fn of_region(&self, cookie: u64) -> Option<Snapshot> {
-        let has_it = |known: &&Known| !known.map.is_empty() && known.regions.contains(&cookie);
-        let known = self.known.values().rev().find(has_it)?;
-        Some(Arc::clone(&known.map))
+    /// What is known of the code in the region of process `tgid` with this cookie: the latest map with names of a process that was
+    /// sampled there. Of a region that nobody is known to have been sampled in (there were too many, or the process was forgotten in
+    /// between) that of the process, unless there has been another one of its number.
+    pub fn of_region(&self, tgid: u32, cookie: u64) -> Option<Snapshot> {
+        let of_number = || self.known.values().rev().filter(|known| known.tgid == tgid);
+        let mut sampled = of_number()
+            .filter(|known| known.regions.contains(&cookie))
+            .peekable();
+        let known = if sampled.peek().is_some() {
+            sampled.find(|known| !known.map.is_empty())?
+        } else {
+            let mut others = of_number();
+            others.next().filter(|_| others.next().is_none())?
+        };
+        (!known.map.is_empty()).then(|| Arc::clone(&known.map))
     }
 }
 
@@ -298,6 +308,13 @@ mod tests {
     use super::*;
 
     const LINE: &[u8] = b"1000 10 f\n";
+
+    impl PerfMaps {
+        fn cookies_of(&self, tgid: u32) -> Vec<u64> {
+            let known = self.known.values().filter(|known| known.tgid == tgid);
+            known.flat_map(|known| known.regions.clone()).collect()
+        }
+    }
 
     fn maps() -> PerfMaps {
         PerfMaps::new(Arc::default())
@@ -383,8 +400,8 @@ mod tests {
         assert_eq!(maps.take((7, 0), LINE, false), Err(NotAsked));
         assert_eq!(maps.take((7, 10), b"junk\n", true), Ok((1, false)));
         assert_eq!(maps.take((7, 15), LINE, true), Err(NotAsked));
-        assert_eq!(maps.of_region(2).unwrap().len(), 1);
-        assert!(maps.of_region(3).is_none());
+        assert_eq!(maps.of_region(7, 2).unwrap().len(), 1);
+        assert!(maps.of_region(8, 3).is_none());
         assert_eq!(maps.counts().functions, 1);
     }
 
@@ -395,18 +412,56 @@ mod tests {
         assert_eq!(maps.ask(false), Some((7, 0)));
         assert_eq!(maps.take((7, 0), LINE, true), Ok((0, false)));
         maps.sampled(9, 7, 3);
-        assert!(maps.of_region(3).is_none());
+        assert!(maps.of_region(7, 3).is_none());
         assert_eq!(maps.ask(false), Some((7, 0)));
         assert_eq!(maps.take((7, 0), b"1 1 g\n2 2 h\n", true), Ok((0, false)));
         // A late sample of the one before makes nobody ask.
         maps.sampled(1, 7, 2);
         assert_eq!(maps.ask(true), None);
-        assert_eq!(maps.of_region(2).unwrap().len(), 1);
-        assert_eq!(maps.of_region(3).unwrap().len(), 2);
+        assert_eq!(maps.of_region(7, 2).unwrap().len(), 1);
+        assert_eq!(maps.of_region(7, 3).unwrap().len(), 2);
         maps.forget_processes();
         maps.sampled(9, 7, 3);
         assert_eq!(maps.ask(false), Some((7, 0)));
-        assert_eq!(maps.of_region(3).unwrap().len(), 2);
+        assert_eq!(maps.of_region(7, 3).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn all_regions_of_a_process_have_its_names_however_many_there_are() {
+        let mut maps = maps();
+        let last = MAX_REGIONS as u64 + 1;
+        for cookie in 0..=last {
+            maps.sampled(1, 7, cookie);
+        }
+        assert_eq!(maps.ask(false), Some((7, 0)));
+        assert!(maps.of_region(7, last).is_none());
+        assert_eq!(maps.take((7, 0), LINE, true), Ok((0, false)));
+        assert_eq!(maps.of_region(7, last).unwrap().len(), 1);
+        assert!(maps.of_region(8, last).is_none());
+        // Also when the driver is gone.
+        maps.forget_processes();
+        assert_eq!(maps.of_region(7, last).unwrap().len(), 1);
+        // Which of two processes had it is not known.
+        maps.sampled(9, 7, 3);
+        assert!(maps.of_region(7, last).is_none());
+        assert_eq!(maps.of_region(7, 3).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_process_that_was_forgotten_in_between_has_its_names_in_all_regions() {
+        let mut maps = maps();
+        maps.sampled(1, 7, 2);
+        let mut tgid = 1_000;
+        while maps.known.values().any(|known| known.tgid == 7) {
+            tgid += 1;
+            maps.sampled(1, tgid, 3);
+        }
+        maps.sampled(1, 7, 4);
+        assert_eq!(maps.cookies_of(7), [4]);
+        while maps.ask(false).is_some_and(|(tgid, _)| tgid != 7) {}
+        assert_eq!(maps.take((7, 0), LINE, true), Ok((0, false)));
+        assert_eq!(maps.of_region(7, 2).unwrap().len(), 1);
+        assert_eq!(maps.of_region(7, 4).unwrap().len(), 1);
     }
 
     #[test]
@@ -422,7 +477,7 @@ mod tests {
         assert_eq!(maps.by_process.len(), MAX_MAPS);
         assert_eq!(maps.latest.len(), MAX_MAPS);
         // Those without names go first.
-        assert!(maps.of_region(1).is_some());
+        assert!(maps.of_region(1, 1).is_some());
         for cookie in 0..5_000 {
             maps.sampled(999, 999, cookie);
         }

@@ -234,6 +234,14 @@ fn a_vdso_has_no_perf_map() {
         ..GuestShape::default()
     });
     let process = process(&mut guest, 7, b"prog");
+    let compiled = VmaSpec {
+        start: ANON + 0x1_0000,
+        end: ANON + 0x1_1000,
+        page_offset: 0,
+        file: 0,
+    };
+    let space = guest.mm(process.file, &[compiled]);
+    let task = guest.task(7, 7, space);
     let page = guest.allocate(0x1000);
     let image = [&b"\x7fELF"[..], b"....\0linux-vdso.so.1\0"].concat();
     let mut driver = Driver::new(guest, 1).hello();
@@ -243,4 +251,12 @@ fn a_vdso_has_no_perf_map() {
     let cookie = driver.sample_anonymous(&process);
     assert!(driver.device.vdso(cookie).is_some());
     assert_eq!((driver.wanted_maps(), driver.ask(flag::LAST)), (0, (0, 0)));
+    // Not even where the process has one.
+    let buffer = driver.buffer(0).user(task).sample(compiled.start);
+    driver.post(0, &buffer);
+    driver.device.tick();
+    assert_eq!(driver.ask(0), (7, 0));
+    driver.send(flag::LAST, (7, 0), b"1 1 f\n");
+    assert_eq!(driver.device.account().perf_maps, 1);
+    assert!(driver.device.perf_map(cookie).is_none());
 }
