@@ -3,10 +3,12 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | `resume` | reading on where reading ended |
 //! | `wanted` | which processes' maps the device has, and which it asks the driver for |
 //!
 //! The text is the guest's: lines, names and their number are bounded, and what is no line of a map is counted.
 
+mod resume;
 mod wanted;
 
 use std::collections::BTreeMap;

@@ -1,13 +1,14 @@
 //! Which processes' perf maps there are, and which the driver is asked for.
 //!
 //! A sample in memory without a file makes its process's map wanted. It is asked for again while samples come, from where
-//! reading ended, since compilers append to it; and the driver tells what it has when a process is gone, too.
+//! reading ended, since compilers append to it, and anew when it was written anew; and the driver tells what it has when a process is gone, too.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{PerfMap, Reader, Snapshot};
+use super::resume::Resumable;
+use super::{PerfMap, Snapshot};
 
 /// Most processes whose map is kept or asked for; of more, the oldest goes.
 pub(crate) const MAX_MAPS: usize = 256;
@@ -21,7 +22,8 @@ const MAX_KEPT: usize = 64 * 1024 * 1024;
 /// Ticks (of 100 ms) between two questions for the same map: a second.
 const PAUSE: u32 = 10;
 
-/// Most ticks between two questions for a map that cannot be read: most processes with such code have none.
+/// Most ticks between two questions for a map that cannot be read, as most processes with such code have none, or that is written
+/// anew again and again.
 const MAX_PAUSE: u32 = 160;
 
 /// The driver was asked for another map, or for another part of it.
@@ -40,7 +42,9 @@ struct Process {
 struct Known {
     tgid: u32,
     map: Snapshot,
-    reader: Reader,
+    text: Resumable,
+    /// It has named a function, before it was written anew perhaps.
+    had_names: bool,
     /// Cookies of the regions that its samples are in.
     regions: HashSet<u64>,
     /// Samples came since it was asked for last.
@@ -48,8 +52,9 @@ struct Known {
     /// Tick at which it was asked for last, and at which the driver was told last that it is wanted.
     asked: Option<u32>,
     told: Option<u32>,
-    /// Ticks until it is asked for again.
+    /// Ticks until it is asked for again; when it can be read, and has not been written anew.
     pause: u32,
+    usual_pause: u32,
     /// There is no room for more of it.
     is_full: bool,
 }
@@ -59,7 +64,7 @@ struct Known {
 pub(crate) struct MapCounts {
     /// Processes with a map that named a function.
     pub maps: u64,
-    /// Functions that were named.
+    /// Functions that were named, again in a map that was written anew.
     pub functions: u64,
     /// Maps that were left out in part, for want of room.
     pub cut: u64,
@@ -152,12 +157,14 @@ impl PerfMaps {
         let known = Known {
             tgid: process.tgid,
             map: Arc::new(PerfMap::new(self.last_id)),
-            reader: Reader::default(),
+            text: Resumable::default(),
+            had_names: false,
             regions: HashSet::new(),
             has_samples: true,
             asked: None,
             told: None,
             pause: PAUSE,
+            usual_pause: PAUSE,
             is_full: false,
         };
         if let Some(before) = self.known.insert(self.last_id, known) {
@@ -218,7 +225,7 @@ impl PerfMaps {
         known.has_samples = false;
         known.asked = Some(now);
         known.told = None;
-        Some((known.tgid, known.reader.offset()))
+        Some((known.tgid, known.text.begin()))
     }
 
     /// Takes a piece of the map that was asked for. Returns the bad lines in it, and whether the device takes more.
@@ -230,23 +237,38 @@ impl PerfMaps {
     ) -> Result<(u64, bool), NotAsked> {
         let id = self.asked.ok_or(NotAsked)?;
         let known = self.known.get_mut(&id).ok_or(NotAsked)?;
-        if known.tgid != tgid || known.reader.offset() != offset {
+        if known.tgid != tgid || known.text.offset() != offset {
             return Err(NotAsked);
         }
-        if is_last {
+        let new = known.text.compare(text, is_last);
+        if is_last || new.is_err() {
             self.asked = None;
-            known.pause = PAUSE;
+            known.pause = known.usual_pause;
         }
-        if known.is_full || text.is_empty() {
+        let Ok(new) = new else {
+            // It is asked for at once, from its start. Its names stay until others come.
+            known.text = Resumable::default();
+            known.usual_pause = (known.usual_pause * 2).min(MAX_PAUSE);
+            known.has_samples = true;
+            known.asked = None;
+            return Ok((0, false));
+        };
+        if known.is_full || new.is_empty() {
             return Ok((0, !known.is_full && !is_last));
+        }
+        if known.text.is_at_start() && !known.map.is_empty() {
+            self.kept -= known.map.bytes();
+            self.last_id = self.last_id.saturating_add(1);
+            known.map = Arc::new(PerfMap::new(self.last_id));
         }
         let map = Arc::make_mut(&mut known.map);
         let before = (map.len(), map.bytes());
         let room = MAX_KEPT.saturating_sub(self.kept);
-        let taking = known.reader.read(text, map, room);
+        let taking = known.text.read(new, map, room);
         let named = map.len() - before.0;
         self.kept += map.bytes() - before.1;
-        self.counts.maps += u64::from(before.0 == 0 && named > 0);
+        self.counts.maps += u64::from(named > 0 && !known.had_names);
+        known.had_names |= named > 0;
         self.counts.functions += named as u64;
         if taking.is_full {
             known.is_full = true;
@@ -341,8 +363,8 @@ mod tests {
         assert_eq!(told_after(&mut maps, 30), None);
         maps.sampled(1, 7, 2);
         assert_eq!(told_after(&mut maps, 30), Some(1));
-        assert_eq!(maps.ask(false), Some((7, LINE.len() as u64)));
-        assert_eq!(maps.take((7, 10), b"", true), Ok((0, false)));
+        assert_eq!(maps.ask(false), Some((7, 0)));
+        assert_eq!(maps.take((7, 0), LINE, true), Ok((0, false)));
         maps.sampled(1, 7, 2);
         assert_eq!(maps.ask(false), None);
         assert_eq!(told_after(&mut maps, 30), Some(PAUSE));
@@ -359,8 +381,8 @@ mod tests {
         assert_eq!(maps.ask(true), None);
         maps.sampled(1, 7, 2);
         assert_eq!(maps.ask(false), None);
-        assert_eq!(maps.ask(true), Some((7, 10)));
-        assert_eq!(maps.take((7, 10), b"", true), Ok((0, false)));
+        assert_eq!(maps.ask(true), Some((7, 0)));
+        assert_eq!(maps.take((7, 0), LINE, true), Ok((0, false)));
         maps.released(99);
         assert_eq!(told_after(&mut maps, 30), None);
         maps.released(1);
@@ -403,6 +425,88 @@ mod tests {
         assert_eq!(maps.of_region(7, 2).unwrap().len(), 1);
         assert!(maps.of_region(8, 3).is_none());
         assert_eq!(maps.counts().functions, 1);
+    }
+
+    /// What process 7 answers when it is asked for: the offset from which on, and the file.
+    fn answer(maps: &mut PerfMaps, file: &[u8]) -> Option<u64> {
+        let (tgid, offset) = maps.ask(true)?;
+        let rest = file.get(usize::try_from(offset).unwrap()..);
+        let rest = rest.unwrap_or_default();
+        // As the driver does: the end by itself, unless the device takes no more.
+        if let (_, true) = maps.take((tgid, offset), rest, false).unwrap() {
+            let end = offset + rest.len() as u64;
+            maps.take((tgid, end), b"", true).unwrap();
+        }
+        Some(offset)
+    }
+
+    #[test]
+    fn a_map_that_was_written_anew_is_read_anew_and_its_names_stay_until_then() {
+        let mut maps = maps();
+        let names = |maps: &PerfMaps| {
+            let map = maps.of_region(7, 2).unwrap();
+            let name = |piece| String::from_utf8(map.name(piece).to_vec()).unwrap();
+            let names = map.pieces().into_iter().map(name);
+            (map.version(), names.collect::<Vec<_>>().concat())
+        };
+        let line = |at: usize| format!("{at:x}0 10 {}\n", at % 10);
+        let dump = |functions| (1..=functions).map(line).collect::<String>();
+        maps.sampled(1, 7, 2);
+        assert_eq!(answer(&mut maps, dump(30).as_bytes()), Some(0));
+        let first = names(&maps);
+        // Shorter, gone for a moment, longer with other functions at the same places.
+        for other in ["9000 20 g\n".to_owned(), dump(99).replace(' ', "  ")] {
+            maps.sampled(1, 7, 2);
+            let before = names(&maps);
+            let (offset, kept) = (answer(&mut maps, other.as_bytes()), maps.kept);
+            assert!(offset > Some(0));
+            assert_eq!((names(&maps), kept), (before.clone(), maps.kept));
+            // Whoever can be asked is asked at once.
+            assert_eq!(answer(&mut maps, b""), Some(0));
+            assert_eq!(names(&maps), before);
+            maps.sampled(1, 7, 2);
+            assert_eq!(maps.ask(true), Some((7, 0)));
+            assert_eq!(maps.cannot_be_read(7), Ok(()));
+            assert_eq!(names(&maps), before);
+            maps.sampled(1, 7, 2);
+            assert_eq!(answer(&mut maps, other.as_bytes()), Some(0));
+            assert_ne!(names(&maps).0, before.0);
+            assert_eq!(maps.kept, maps.of_region(7, 2).unwrap().bytes());
+            assert_eq!(answer(&mut maps, b""), None);
+            if other.len() < 20 {
+                assert_eq!(names(&maps).1, "g");
+                maps.sampled(1, 7, 2);
+                // Nothing has changed, and what was appended.
+                assert_eq!(answer(&mut maps, other.as_bytes()), Some(0));
+                maps.sampled(1, 7, 2);
+                let more = other + &dump(30);
+                assert_eq!(answer(&mut maps, more.as_bytes()), Some(0));
+                assert_eq!(names(&maps).1, first.1.clone() + "g");
+            }
+        }
+        assert_eq!(names(&maps).1.len(), 99);
+        assert_eq!(maps.counts().maps, 1);
+    }
+
+    #[test]
+    fn a_map_that_is_written_anew_again_and_again_is_asked_for_less_and_less() {
+        let mut maps = maps();
+        maps.sampled(1, 7, 2);
+        assert_eq!(answer(&mut maps, LINE), Some(0));
+        let other = LINE.to_ascii_uppercase();
+        for (file, pause) in [&other[..], LINE]
+            .iter()
+            .cycle()
+            .zip([20, 40, 80, 160, 160])
+        {
+            maps.sampled(1, 7, 2);
+            assert!(told_after(&mut maps, 999).is_some());
+            assert_eq!(answer(&mut maps, file), Some(0));
+            // At once.
+            assert_eq!(answer(&mut maps, file), Some(0));
+            maps.sampled(1, 7, 2);
+            assert_eq!(told_after(&mut maps, 999), Some(pause));
+        }
     }
 
     #[test]

@@ -82,7 +82,38 @@ fn a_sample_in_memory_without_a_file_makes_the_map_wanted_and_its_functions_know
     }
     assert_eq!((driver.wanted_maps(), driver.ask(flag::LAST)), (1, (0, 0)));
     driver.sample_anonymous(&process);
-    assert_eq!((driver.wanted_maps(), driver.ask(0)), (2, (7, 45)));
+    // What was read last is read again, as far as it goes.
+    assert_eq!((driver.wanted_maps(), driver.ask(0)), (2, (7, 0)));
+    driver.assert_lives(0);
+}
+
+#[test]
+fn a_map_that_was_written_anew_is_asked_for_from_its_start() {
+    let (mut driver, process) = driver(1);
+    let cookie = driver.sample_anonymous(&process);
+    assert_eq!(driver.ask(0), (7, 0));
+    let text = b"7f0000000000 20 first\n".repeat(10);
+    let answer = driver.send(flag::LAST, (7, 0), &text);
+    assert_eq!(answer.status.get(), status::OK);
+    driver.sample_anonymous(&process);
+    let last = text.len() as u64 - 64;
+    assert_eq!(driver.ask(flag::LAST), (7, last));
+    // It is shorter now.
+    let answer = driver.send(flag::LAST, (7, last), b"");
+    assert_eq!((answer.status.get(), answer.value.get()), (status::OK, 0));
+    assert_eq!(driver.names(cookie), ["first"]);
+    assert_eq!(driver.ask(flag::LAST), (7, 0));
+    driver.send(flag::LAST, (7, 0), b"7f0000000000 20 other\n");
+    assert_eq!(driver.names(cookie), ["other"]);
+    driver.sample_anonymous(&process);
+    assert_eq!(driver.ask(flag::LAST), (7, 0));
+    // It is longer now, and another one.
+    let answer = driver.send(0, (7, 0), &text);
+    assert_eq!((answer.status.get(), answer.value.get()), (status::OK, 0));
+    assert_eq!(driver.ask(flag::LAST), (7, 0));
+    driver.send(flag::LAST, (7, 0), &text);
+    assert_eq!(driver.names(cookie), ["first"]);
+    assert_eq!(driver.device.account().faults.total(), 0);
     driver.assert_lives(0);
 }
 

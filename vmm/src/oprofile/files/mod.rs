@@ -416,7 +416,8 @@ mod tests {
         assert!(names(START + 0x80..START + 0x1000).is_empty());
         // What is told later is found by the next write, too.
         sample(&mut driver, task, START + 0x10);
-        send(&mut driver, first.len(), "7f0000000080 40 third\n");
+        // What was read last is read again.
+        send(&mut driver, 0, &[first, "7f0000000080 40 third\n"].concat());
         assert_eq!(files.region_version(cookie), version);
         assert_eq!(names(START..START + 0x1000), ["first", "second"]);
         files.forget_maps();
