@@ -16,8 +16,12 @@ use crate::guest::{GuestFiles, ImageKind, KernelImage, Symbol, SymbolKind};
 use crate::sample_path::{AnonRange, ImageName};
 use crate::symbol_elf;
 
-/// Functions in one file from which on no further region gets names: some 100 MiB while the file is made.
+/// Functions in one file from which on code is called by its region: some 200 MiB while the file is made, besides their names.
 const MAX_SYMBOLS: usize = 1 << 20;
+
+/// Bytes of functions' names in one file from which on it is so, too. A name counts for each piece of its function: one that others are
+/// written into has many. A Java server of 50,000 methods has 5 MiB.
+const MAX_NAME_BYTES: usize = 64 * 1024 * 1024;
 
 /// Files that have been written, and a digest of what each is about.
 #[derive(Debug, Default)]
@@ -115,16 +119,24 @@ fn symbols(regions: &Regions<'_>, files: &dyn GuestFiles) -> Vec<Symbol> {
         .partition(|(region, _)| files.region_version(region.cookie) != 0);
     let mut symbols = Vec::new();
     let mut taken: Vec<Range<u64>> = Vec::new();
+    let mut name_bytes = 0;
     let mut at = 0;
     for (region, name) in known {
         let from = region.start.max(at);
         if from >= region.end {
             continue;
         }
-        let named = match symbols.len() {
-            0..MAX_SYMBOLS => files.region_symbols(region.cookie, from..region.end),
-            _ => Vec::new(),
+        let room = MAX_SYMBOLS.saturating_sub(symbols.len());
+        let named = match room {
+            0 => Vec::new(),
+            _ if name_bytes > MAX_NAME_BYTES => Vec::new(),
+            _ => files.region_symbols(region.cookie, from..region.end),
         };
+        let fits = |symbol: &Symbol| {
+            name_bytes += symbol.name.len();
+            name_bytes <= MAX_NAME_BYTES
+        };
+        let named = named.into_iter().take(room).take_while(fits).collect();
         fill(from..region.end, name, named, &mut symbols);
         taken.push(from..region.end);
         at = region.end;
@@ -297,6 +309,24 @@ mod tests {
         ];
         let expected = expected.map(|(start, end, name)| (start, end, name.to_owned()));
         assert_eq!(known.symbols(), expected);
+    }
+
+    #[test]
+    fn names_of_one_file_have_a_bound_and_the_rest_has_its_regions() {
+        let name = "f".repeat(MAX_NAME_BYTES / 8);
+        let functions = |start: u64| (start..start + 10).map(|at| symbol(at, 1, &name));
+        let known = Known(vec![
+            (0..20, Some(functions(0).collect())),
+            (20..40, Some(functions(20).collect())),
+        ]);
+        let symbols = known.symbols();
+        let (named, rest): (Vec<_>, Vec<_>) = symbols
+            .into_iter()
+            .partition(|(_, _, name)| name.starts_with('f'));
+        assert_eq!(named.len(), 8);
+        let expected = [(8, 20, "region 0"), (20, 40, "region 1")];
+        let expected = expected.map(|(start, end, name)| (start, end, name.to_owned()));
+        assert_eq!(rest, expected);
     }
 
     proptest! {

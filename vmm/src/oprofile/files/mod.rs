@@ -42,6 +42,10 @@ const PARTITION_BITS: u32 = 4;
 /// keeps at a time, with names of one byte: sorted they take some 130 MiB, and some seconds.
 const MAX_FUNCTIONS: usize = 11 * perf_map::MAX_FUNCTIONS;
 
+/// Most bytes of functions' names in one region; code behind them has none. A name counts for each piece of its function: one that others
+/// are written into has many. Otherwise names are shorter than the text that they were in.
+const MAX_NAME_BYTES: u64 = 2 * perf_map::MAX_TEXT_BYTES;
+
 /// What is known of a vDSO does not change. No perf map has this version.
 const VDSO_VERSION: u64 = 1;
 
@@ -106,6 +110,30 @@ impl fmt::Debug for SettledFiles {
     }
 }
 
+impl Sorted {
+    /// The functions in `range`.
+    fn symbols(&self, range: &Range<u64>) -> Vec<Symbol> {
+        let pieces = self.pieces.get_or_init(|| self.map.pieces());
+        let first = pieces.partition_point(|piece| piece.end <= range.start);
+        let mut name_bytes = 0;
+        pieces[first..]
+            .iter()
+            .take_while(|piece| piece.start < range.end)
+            .map(|piece| (piece, self.map.name(*piece)))
+            .take_while(|(_, name)| {
+                name_bytes += name.len() as u64;
+                name_bytes <= MAX_NAME_BYTES
+            })
+            .map(|(piece, name)| Symbol {
+                address: piece.start,
+                size: piece.end - piece.start,
+                kind: SymbolKind::Function,
+                name: name.to_vec(),
+            })
+            .collect()
+    }
+}
+
 impl HostedFiles {
     /// The files of the guest whose cookies `device` gives out.
     pub fn new(device: Arc<Device<GuestMemoryMmap>>, sources: Sources) -> Self {
@@ -154,21 +182,9 @@ impl HostedFiles {
 
     /// The functions in an anonymous region as a just-in-time compiler told them.
     fn compiled(&self, cookie: u64, range: Range<u64>) -> Vec<Symbol> {
-        let Some(sorted) = self.map(cookie) else {
-            return Vec::new();
-        };
-        let pieces = sorted.pieces.get_or_init(|| sorted.map.pieces());
-        let first = pieces.partition_point(|piece| piece.end <= range.start);
-        pieces[first..]
-            .iter()
-            .take_while(|piece| piece.start < range.end)
-            .map(|piece| Symbol {
-                address: piece.start,
-                size: piece.end - piece.start,
-                kind: SymbolKind::Function,
-                name: sorted.map.name(*piece).to_vec(),
-            })
-            .collect()
+        self.map(cookie)
+            .map(|sorted| sorted.symbols(&range))
+            .unwrap_or_default()
     }
 
     /// The disk that a file lies on by its device number, if it is one of this machine's.
@@ -468,6 +484,35 @@ mod tests {
         assert_eq!(files.region_version(cookie), 0);
         files.forget_maps();
         assert_ne!(files.region_version(cookie), 0);
+    }
+
+    #[test]
+    fn a_function_in_many_pieces_does_not_have_its_name_in_memory_for_each() {
+        const INSIDE: u64 = 50_000;
+        let mut text = format!("0 {:x} {}\n", 2 * INSIDE, "n".repeat(1_024));
+        for inside in 0..INSIDE {
+            text += &format!("{:x} 1 i\n", 2 * inside + 1);
+        }
+        let mut map = PerfMap::new(1);
+        perf_map::Reader::default().read(text.as_bytes(), &mut map, usize::MAX);
+        let sorted = Sorted {
+            map: Arc::new(map),
+            pieces: OnceLock::new(),
+        };
+        let bytes = |range| {
+            let symbols = sorted.symbols(&range);
+            symbols
+                .iter()
+                .map(|symbol| symbol.name.len() as u64)
+                .sum::<u64>()
+        };
+        let all = bytes(0..2 * INSIDE);
+        assert!(
+            (MAX_NAME_BYTES - 1_024..=MAX_NAME_BYTES).contains(&all),
+            "{all}"
+        );
+        // Another region has its own.
+        assert_eq!(bytes(2 * INSIDE - 10..2 * INSIDE), 5 * 1_025);
     }
 
     #[test]
