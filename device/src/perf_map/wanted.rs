@@ -13,6 +13,13 @@ use super::{PerfMap, Snapshot};
 /// Most processes whose map is kept or asked for; of more, the oldest goes.
 pub(crate) const MAX_MAPS: usize = 256;
 
+/// Most processes that become known in a tick of 100 ms; others that are sampled wait for the next one. Room is found by a look at all that
+/// are known, and a guest may have as many others as it has samples.
+const MAX_NEW: u32 = 32;
+
+/// Most processes with one address space that are looked at again when it is given up: threads count as one.
+const MAX_SHARERS: usize = 16;
+
 /// Most regions of one process that get its names: an engine with its code in pages of its own has some hundred.
 const MAX_REGIONS: usize = 1_024;
 
@@ -31,7 +38,7 @@ const MAX_PAUSE: u32 = 160;
 pub(crate) struct NotAsked;
 
 /// A process as long as it has the same address space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Process {
     space: u64,
     tgid: u32,
@@ -40,7 +47,7 @@ struct Process {
 /// The map of one process.
 #[derive(Debug)]
 struct Known {
-    tgid: u32,
+    process: Process,
     map: Snapshot,
     text: Resumable,
     /// It has named a function, before it was written anew perhaps.
@@ -75,10 +82,12 @@ pub(crate) struct MapCounts {
 pub(crate) struct PerfMaps {
     /// By id, so the oldest first.
     known: BTreeMap<u32, Known>,
-    by_process: HashMap<Process, u32>,
+    by_process: BTreeMap<Process, u32>,
     /// Of each process id, the map of who has it now.
     latest: HashMap<u32, u32>,
     last_id: u32,
+    /// Processes that became known in this tick.
+    new: u32,
     /// What the driver has been told to send.
     asked: Option<u32>,
     now: u32,
@@ -94,9 +103,10 @@ impl PerfMaps {
     pub fn new(counter: Arc<AtomicU32>) -> Self {
         Self {
             known: BTreeMap::new(),
-            by_process: HashMap::new(),
+            by_process: BTreeMap::new(),
             latest: HashMap::new(),
             last_id: 0,
+            new: 0,
             asked: None,
             now: 0,
             kept: 0,
@@ -115,6 +125,8 @@ impl PerfMaps {
         let process = Process { space, tgid };
         let id = match self.by_process.get(&process) {
             Some(&id) => id,
+            // A guest that makes four billion of them gets no names any more.
+            None if self.new >= MAX_NEW || self.last_id == u32::MAX => return,
             None => self.add(process),
         };
         if let Some(known) = self.known.get_mut(&id) {
@@ -127,10 +139,9 @@ impl PerfMaps {
 
     /// A task is about to give up an address space: its map is looked at once more.
     pub fn released(&mut self, space: u64) {
-        for (process, id) in &self.by_process {
-            if process.space == space
-                && let Some(known) = self.known.get_mut(id)
-            {
+        let [first, last] = [0, u32::MAX].map(|tgid| Process { space, tgid });
+        for (_, id) in self.by_process.range(first..=last).take(MAX_SHARERS) {
+            if let Some(known) = self.known.get_mut(id) {
                 known.has_samples = true;
             }
         }
@@ -145,17 +156,14 @@ impl PerfMaps {
                 .filter(|(id, _)| self.asked != Some(**id))
                 .min_by_key(|(id, known)| (!known.map.is_empty(), **id))
                 .map(|(id, _)| *id);
-            if let Some(known) = oldest.and_then(|id| self.known.remove(&id)) {
-                self.kept -= known.map.bytes();
+            if let Some(id) = oldest {
+                self.forget(id);
             }
-            let kept = &self.known;
-            self.by_process.retain(|_, id| kept.contains_key(id));
-            self.latest.retain(|_, id| kept.contains_key(id));
         }
-        // A guest that makes four billion of them gets no names any more.
-        self.last_id = self.last_id.saturating_add(1);
+        self.new += 1;
+        self.last_id += 1;
         let known = Known {
-            tgid: process.tgid,
+            process,
             map: Arc::new(PerfMap::new(self.last_id)),
             text: Resumable::default(),
             had_names: false,
@@ -167,12 +175,23 @@ impl PerfMaps {
             usual_pause: PAUSE,
             is_full: false,
         };
-        if let Some(before) = self.known.insert(self.last_id, known) {
-            self.kept -= before.map.bytes();
-        }
+        self.known.insert(self.last_id, known);
         self.by_process.insert(process, self.last_id);
         self.latest.insert(process.tgid, self.last_id);
         self.last_id
+    }
+
+    fn forget(&mut self, id: u32) {
+        let Some(known) = self.known.remove(&id) else {
+            return;
+        };
+        self.kept -= known.map.bytes();
+        if self.by_process.get(&known.process) == Some(&id) {
+            self.by_process.remove(&known.process);
+        }
+        if self.latest.get(&known.process.tgid) == Some(&id) {
+            self.latest.remove(&known.process.tgid);
+        }
     }
 
     /// Ends what a hello began: process ids may be those of another kernel from now on. What is known stays.
@@ -185,6 +204,7 @@ impl PerfMaps {
     /// Another 100 ms have passed: tells the driver, if it has not been told, that maps are wanted.
     pub fn tick(&mut self) {
         self.now = self.now.wrapping_add(1);
+        self.new = 0;
         let now = self.now;
         let mut has_news = false;
         for id in self.latest.values() {
@@ -225,7 +245,7 @@ impl PerfMaps {
         known.has_samples = false;
         known.asked = Some(now);
         known.told = None;
-        Some((known.tgid, known.text.begin()))
+        Some((known.process.tgid, known.text.begin()))
     }
 
     /// Takes a piece of the map that was asked for. Returns the bad lines in it, and whether the device takes more.
@@ -237,7 +257,7 @@ impl PerfMaps {
     ) -> Result<(u64, bool), NotAsked> {
         let id = self.asked.ok_or(NotAsked)?;
         let known = self.known.get_mut(&id).ok_or(NotAsked)?;
-        if known.tgid != tgid || known.text.offset() != offset {
+        if known.process.tgid != tgid || known.text.offset() != offset {
             return Err(NotAsked);
         }
         let new = known.text.compare(text, is_last);
@@ -289,7 +309,7 @@ impl PerfMaps {
     pub fn cannot_be_read(&mut self, tgid: u32) -> Result<(), NotAsked> {
         let id = self.asked.ok_or(NotAsked)?;
         let known = self.known.get_mut(&id).ok_or(NotAsked)?;
-        if known.tgid != tgid {
+        if known.process.tgid != tgid {
             return Err(NotAsked);
         }
         self.asked = None;
@@ -301,7 +321,12 @@ impl PerfMaps {
     /// sampled there. Of a region that nobody is known to have been sampled in (there were too many, or the process was forgotten in
     /// between) that of the process, unless there has been another one of its number.
     pub fn of_region(&self, tgid: u32, cookie: u64) -> Option<Snapshot> {
-        let of_number = || self.known.values().rev().filter(|known| known.tgid == tgid);
+        let of_number = || {
+            self.known
+                .values()
+                .rev()
+                .filter(|known| known.process.tgid == tgid)
+        };
         let mut sampled = of_number()
             .filter(|known| known.regions.contains(&cookie))
             .peekable();
@@ -326,293 +351,4 @@ impl Known {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LINE: &[u8] = b"1000 10 f\n";
-
-    impl PerfMaps {
-        fn cookies_of(&self, tgid: u32) -> Vec<u64> {
-            let known = self.known.values().filter(|known| known.tgid == tgid);
-            known.flat_map(|known| known.regions.clone()).collect()
-        }
-    }
-
-    fn maps() -> PerfMaps {
-        PerfMaps::new(Arc::default())
-    }
-
-    /// Ticks until the driver is told, at most so many times; after how many it was.
-    fn told_after(maps: &mut PerfMaps, most: u32) -> Option<u32> {
-        (1..=most).find(|_| {
-            maps.tick();
-            maps.take_change()
-        })
-    }
-
-    #[test]
-    fn a_process_is_asked_for_once_a_second_while_it_has_samples() {
-        let mut maps = maps();
-        assert_eq!(told_after(&mut maps, 30), None);
-        maps.sampled(1, 7, 2);
-        assert_eq!(told_after(&mut maps, 30), Some(1));
-        assert_eq!(maps.counter.load(Ordering::Acquire), 1);
-        assert_eq!(maps.ask(false), Some((7, 0)));
-        assert_eq!(maps.take((7, 0), LINE, true), Ok((0, false)));
-        // No sample, no question.
-        assert_eq!(told_after(&mut maps, 30), None);
-        maps.sampled(1, 7, 2);
-        assert_eq!(told_after(&mut maps, 30), Some(1));
-        assert_eq!(maps.ask(false), Some((7, 0)));
-        assert_eq!(maps.take((7, 0), LINE, true), Ok((0, false)));
-        maps.sampled(1, 7, 2);
-        assert_eq!(maps.ask(false), None);
-        assert_eq!(told_after(&mut maps, 30), Some(PAUSE));
-        // A driver that does not ask is told again.
-        assert_eq!(told_after(&mut maps, 30), Some(PAUSE));
-    }
-
-    #[test]
-    fn the_end_of_a_process_and_of_the_driver_leave_nothing_behind() {
-        let mut maps = maps();
-        maps.sampled(1, 7, 2);
-        assert_eq!(maps.ask(false), Some((7, 0)));
-        assert_eq!(maps.take((7, 0), LINE, true), Ok((0, false)));
-        assert_eq!(maps.ask(true), None);
-        maps.sampled(1, 7, 2);
-        assert_eq!(maps.ask(false), None);
-        assert_eq!(maps.ask(true), Some((7, 0)));
-        assert_eq!(maps.take((7, 0), LINE, true), Ok((0, false)));
-        maps.released(99);
-        assert_eq!(told_after(&mut maps, 30), None);
-        maps.released(1);
-        assert_eq!(told_after(&mut maps, 30), Some(1));
-    }
-
-    #[test]
-    fn a_map_that_cannot_be_read_is_asked_for_less_and_less() {
-        let mut maps = maps();
-        maps.sampled(1, 7, 2);
-        assert_eq!(told_after(&mut maps, 1), Some(1));
-        for pause in [20, 40, 80, 160, 160] {
-            assert_eq!(maps.ask(false), Some((7, 0)));
-            assert_eq!(maps.cannot_be_read(8), Err(NotAsked));
-            assert_eq!(maps.cannot_be_read(7), Ok(()));
-            maps.sampled(1, 7, 2);
-            assert_eq!(told_after(&mut maps, 999), Some(pause));
-        }
-        // Once it can be, it is as any other.
-        assert_eq!(maps.ask(false), Some((7, 0)));
-        assert_eq!(maps.take((7, 0), LINE, true), Ok((0, false)));
-        maps.sampled(1, 7, 2);
-        assert_eq!(told_after(&mut maps, 999), Some(PAUSE));
-    }
-
-    #[test]
-    fn only_what_was_asked_for_is_taken() {
-        let mut maps = maps();
-        assert_eq!(maps.take((7, 0), LINE, true), Err(NotAsked));
-        maps.sampled(1, 7, 2);
-        maps.sampled(2, 8, 3);
-        assert_eq!(maps.take((7, 0), LINE, true), Err(NotAsked));
-        assert_eq!(maps.ask(false), Some((7, 0)));
-        assert_eq!(maps.take((8, 0), LINE, true), Err(NotAsked));
-        assert_eq!(maps.take((7, 1), LINE, true), Err(NotAsked));
-        assert_eq!(maps.take((7, 0), LINE, false), Ok((0, true)));
-        assert_eq!(maps.take((7, 0), LINE, false), Err(NotAsked));
-        assert_eq!(maps.take((7, 10), b"junk\n", true), Ok((1, false)));
-        assert_eq!(maps.take((7, 15), LINE, true), Err(NotAsked));
-        assert_eq!(maps.of_region(7, 2).unwrap().len(), 1);
-        assert!(maps.of_region(8, 3).is_none());
-        assert_eq!(maps.counts().functions, 1);
-    }
-
-    /// What process 7 answers when it is asked for: the offset from which on, and the file.
-    fn answer(maps: &mut PerfMaps, file: &[u8]) -> Option<u64> {
-        let (tgid, offset) = maps.ask(true)?;
-        let rest = file.get(usize::try_from(offset).unwrap()..);
-        let rest = rest.unwrap_or_default();
-        // As the driver does: the end by itself, unless the device takes no more.
-        if let (_, true) = maps.take((tgid, offset), rest, false).unwrap() {
-            let end = offset + rest.len() as u64;
-            maps.take((tgid, end), b"", true).unwrap();
-        }
-        Some(offset)
-    }
-
-    #[test]
-    fn a_map_that_was_written_anew_is_read_anew_and_its_names_stay_until_then() {
-        let mut maps = maps();
-        let names = |maps: &PerfMaps| {
-            let map = maps.of_region(7, 2).unwrap();
-            let name = |piece| String::from_utf8(map.name(piece).to_vec()).unwrap();
-            let names = map.pieces().into_iter().map(name);
-            (map.version(), names.collect::<Vec<_>>().concat())
-        };
-        let line = |at: usize| format!("{at:x}0 10 {}\n", at % 10);
-        let dump = |functions| (1..=functions).map(line).collect::<String>();
-        maps.sampled(1, 7, 2);
-        assert_eq!(answer(&mut maps, dump(30).as_bytes()), Some(0));
-        let first = names(&maps);
-        // Shorter, gone for a moment, longer with other functions at the same places.
-        for other in ["9000 20 g\n".to_owned(), dump(99).replace(' ', "  ")] {
-            maps.sampled(1, 7, 2);
-            let before = names(&maps);
-            let (offset, kept) = (answer(&mut maps, other.as_bytes()), maps.kept);
-            assert!(offset > Some(0));
-            assert_eq!((names(&maps), kept), (before.clone(), maps.kept));
-            // Whoever can be asked is asked at once.
-            assert_eq!(answer(&mut maps, b""), Some(0));
-            assert_eq!(names(&maps), before);
-            maps.sampled(1, 7, 2);
-            assert_eq!(maps.ask(true), Some((7, 0)));
-            assert_eq!(maps.cannot_be_read(7), Ok(()));
-            assert_eq!(names(&maps), before);
-            maps.sampled(1, 7, 2);
-            assert_eq!(answer(&mut maps, other.as_bytes()), Some(0));
-            assert_ne!(names(&maps).0, before.0);
-            assert_eq!(maps.kept, maps.of_region(7, 2).unwrap().bytes());
-            assert_eq!(answer(&mut maps, b""), None);
-            if other.len() < 20 {
-                assert_eq!(names(&maps).1, "g");
-                maps.sampled(1, 7, 2);
-                // Nothing has changed, and what was appended.
-                assert_eq!(answer(&mut maps, other.as_bytes()), Some(0));
-                maps.sampled(1, 7, 2);
-                let more = other + &dump(30);
-                assert_eq!(answer(&mut maps, more.as_bytes()), Some(0));
-                assert_eq!(names(&maps).1, first.1.clone() + "g");
-            }
-        }
-        assert_eq!(names(&maps).1.len(), 99);
-        assert_eq!(maps.counts().maps, 1);
-    }
-
-    #[test]
-    fn a_map_that_is_written_anew_again_and_again_is_asked_for_less_and_less() {
-        let mut maps = maps();
-        maps.sampled(1, 7, 2);
-        assert_eq!(answer(&mut maps, LINE), Some(0));
-        let other = LINE.to_ascii_uppercase();
-        for (file, pause) in [&other[..], LINE]
-            .iter()
-            .cycle()
-            .zip([20, 40, 80, 160, 160])
-        {
-            maps.sampled(1, 7, 2);
-            assert!(told_after(&mut maps, 999).is_some());
-            assert_eq!(answer(&mut maps, file), Some(0));
-            // At once.
-            assert_eq!(answer(&mut maps, file), Some(0));
-            maps.sampled(1, 7, 2);
-            assert_eq!(told_after(&mut maps, 999), Some(pause));
-        }
-    }
-
-    #[test]
-    fn another_process_of_the_same_number_has_a_map_of_its_own() {
-        let mut maps = maps();
-        maps.sampled(1, 7, 2);
-        assert_eq!(maps.ask(false), Some((7, 0)));
-        assert_eq!(maps.take((7, 0), LINE, true), Ok((0, false)));
-        maps.sampled(9, 7, 3);
-        assert!(maps.of_region(7, 3).is_none());
-        assert_eq!(maps.ask(false), Some((7, 0)));
-        assert_eq!(maps.take((7, 0), b"1 1 g\n2 2 h\n", true), Ok((0, false)));
-        // A late sample of the one before makes nobody ask.
-        maps.sampled(1, 7, 2);
-        assert_eq!(maps.ask(true), None);
-        assert_eq!(maps.of_region(7, 2).unwrap().len(), 1);
-        assert_eq!(maps.of_region(7, 3).unwrap().len(), 2);
-        maps.forget_processes();
-        maps.sampled(9, 7, 3);
-        assert_eq!(maps.ask(false), Some((7, 0)));
-        assert_eq!(maps.of_region(7, 3).unwrap().len(), 2);
-    }
-
-    #[test]
-    fn all_regions_of_a_process_have_its_names_however_many_there_are() {
-        let mut maps = maps();
-        let last = MAX_REGIONS as u64 + 1;
-        for cookie in 0..=last {
-            maps.sampled(1, 7, cookie);
-        }
-        assert_eq!(maps.ask(false), Some((7, 0)));
-        assert!(maps.of_region(7, last).is_none());
-        assert_eq!(maps.take((7, 0), LINE, true), Ok((0, false)));
-        assert_eq!(maps.of_region(7, last).unwrap().len(), 1);
-        assert!(maps.of_region(8, last).is_none());
-        // Also when the driver is gone.
-        maps.forget_processes();
-        assert_eq!(maps.of_region(7, last).unwrap().len(), 1);
-        // Which of two processes had it is not known.
-        maps.sampled(9, 7, 3);
-        assert!(maps.of_region(7, last).is_none());
-        assert_eq!(maps.of_region(7, 3).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn a_process_that_was_forgotten_in_between_has_its_names_in_all_regions() {
-        let mut maps = maps();
-        maps.sampled(1, 7, 2);
-        let mut tgid = 1_000;
-        while maps.known.values().any(|known| known.tgid == 7) {
-            tgid += 1;
-            maps.sampled(1, tgid, 3);
-        }
-        maps.sampled(1, 7, 4);
-        assert_eq!(maps.cookies_of(7), [4]);
-        while maps.ask(false).is_some_and(|(tgid, _)| tgid != 7) {}
-        assert_eq!(maps.take((7, 0), LINE, true), Ok((0, false)));
-        assert_eq!(maps.of_region(7, 2).unwrap().len(), 1);
-        assert_eq!(maps.of_region(7, 4).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn maps_have_bounds_and_the_oldest_goes() {
-        let mut maps = maps();
-        maps.sampled(1, 1, 1);
-        assert_eq!(maps.ask(false), Some((1, 0)));
-        assert_eq!(maps.take((1, 0), LINE, true), Ok((0, false)));
-        for tgid in 2..1_000 {
-            maps.sampled(u64::from(tgid), tgid, tgid.into());
-        }
-        assert_eq!(maps.known.len(), MAX_MAPS);
-        assert_eq!(maps.by_process.len(), MAX_MAPS);
-        assert_eq!(maps.latest.len(), MAX_MAPS);
-        // Those without names go first.
-        assert!(maps.of_region(1, 1).is_some());
-        for cookie in 0..5_000 {
-            maps.sampled(999, 999, cookie);
-        }
-        let regions = maps.known.values().map(|known| known.regions.len());
-        assert_eq!(regions.max(), Some(MAX_REGIONS));
-    }
-
-    #[test]
-    fn a_map_without_an_end_is_cut_and_not_asked_for_again() {
-        let mut maps = maps();
-        let text = LINE.repeat(20_000);
-        maps.sampled(1, 7, 2);
-        let (_, mut offset) = maps.ask(false).unwrap();
-        while let Ok((0, true)) = maps.take((7, offset), &text, false) {
-            offset += text.len() as u64;
-        }
-        assert!(offset <= super::super::MAX_TEXT_BYTES);
-        assert_eq!(maps.take((7, offset), &text, false), Err(NotAsked));
-        assert_eq!(maps.counts().cut, 1);
-        maps.sampled(1, 7, 2);
-        assert_eq!(maps.ask(true), None);
-        assert_eq!(told_after(&mut maps, 300), None);
-        // All of them together have a bound, too.
-        for tgid in 8..100 {
-            maps.sampled(1, tgid, 2);
-            let (_, mut offset) = maps.ask(false).unwrap();
-            while let Ok((0, true)) = maps.take((tgid, offset), &text, false) {
-                offset += text.len() as u64;
-            }
-        }
-        let kept: usize = maps.known.values().map(|known| known.map.bytes()).sum();
-        assert!(kept == maps.kept && kept <= MAX_KEPT, "{kept}");
-    }
-}
+mod tests;
