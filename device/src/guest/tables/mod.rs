@@ -17,6 +17,10 @@ pub const MAX_TABLES: usize = 4_096;
 /// executable.
 pub const MAX_REGIONS: usize = 262_144;
 
+/// Most tables of one address space, which processes between vfork and exec share with their parent: a note of the guest has all of
+/// them to look at.
+const MAX_SHARERS: usize = 64;
+
 /// Full syncs that the table of a process outlives it.
 const LATE_SYNCS: u64 = 2;
 
@@ -42,8 +46,11 @@ pub(super) struct Place(u32);
 
 impl Place {
     /// Where no table is.
-    pub const NOWHERE: Self = Self(u32::MAX);
+    pub const NOWHERE: Self = Self(NOWHERE);
 }
+
+/// No entry has this index.
+const NOWHERE: u32 = u32::MAX;
 
 /// How far a table has been made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +86,8 @@ pub(super) struct Entry {
     used: u32,
     /// Full syncs that there had been when the process was found to be gone.
     gone: Option<u64>,
+    /// Index of another one of its address space, or [`NOWHERE`].
+    next: u32,
 }
 
 /// All that is remembered.
@@ -88,6 +97,8 @@ pub(super) struct Tables {
     by_key: HashMap<Key, u32>,
     /// The latest address space of each process.
     by_process: HashMap<u32, u32>,
+    /// The latest table of each address space; [`Entry::next`] leads to the others.
+    by_space: HashMap<u64, u32>,
     recent: [u32; RECENT],
     regions: usize,
     /// Number of this sync, from 1.
@@ -102,6 +113,7 @@ impl Default for Tables {
             entries: Vec::new(),
             by_key: HashMap::new(),
             by_process: HashMap::new(),
+            by_space: HashMap::new(),
             recent: [0; RECENT],
             regions: 0,
             sync: 0,
@@ -180,10 +192,7 @@ impl Tables {
         if let Some(&index) = self.by_key.get(&key) {
             return index;
         }
-        self.make_room();
-        // At most MAX_TABLES.
-        let index = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
-        self.entries.push(Entry {
+        let entry = Entry {
             key,
             table: Table::default(),
             progress: Progress::Tried(0),
@@ -193,10 +202,70 @@ impl Tables {
             word: None,
             used: self.sync,
             gone: None,
-        });
+            next: NOWHERE,
+        };
+        if let Some(index) = self.least_used_of_many(key.space) {
+            self.replace(index, entry);
+            return index;
+        }
+        self.make_room();
+        // At most MAX_TABLES.
+        let index = u32::try_from(self.entries.len()).unwrap_or(NOWHERE);
+        self.entries.push(entry);
+        self.list(index);
+        index
+    }
+
+    /// Makes a new entry be found.
+    fn list(&mut self, index: u32) {
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            let Key { space, tgid } = entry.key;
+            self.by_key.insert(entry.key, index);
+            self.by_process.insert(tgid, index);
+            // One that was listed before, so that there is an end.
+            entry.next = self.by_space.insert(space, index).unwrap_or(NOWHERE);
+        }
+    }
+
+    /// The entry of an address space that has not been used for longest, if it has as many as it may have.
+    fn least_used_of_many(&self, space: u64) -> Option<u32> {
+        let mut next = *self.by_space.get(&space)?;
+        let mut least: Option<(u32, u32)> = None;
+        let mut count = 0;
+        while let Some(entry) = self.entries.get(next as usize) {
+            count += 1;
+            if least.is_none_or(|(used, _)| entry.used < used) {
+                least = Some((entry.used, next));
+            }
+            next = entry.next;
+        }
+        let (_, index) = least.filter(|_| count >= MAX_SHARERS)?;
+        Some(index)
+    }
+
+    /// Puts a new entry in the place of another one of its address space.
+    fn replace(&mut self, index: u32, new: Entry) {
+        let Some(entry) = self.entries.get_mut(index as usize) else {
+            return;
+        };
+        let (key, next) = (new.key, entry.next);
+        let old = std::mem::replace(entry, Entry { next, ..new });
+        self.regions -= old.table.len();
+        self.by_key.remove(&old.key);
+        if self.by_process.get(&old.key.tgid) == Some(&index) {
+            self.by_process.remove(&old.key.tgid);
+        }
         self.by_key.insert(key, index);
         self.by_process.insert(key.tgid, index);
-        index
+    }
+
+    /// Does something with each entry of an address space, at most [`MAX_SHARERS`].
+    fn for_each_of(&mut self, space: u64, mut work: impl FnMut(&mut Entry)) {
+        let mut next = self.by_space.get(&space).copied().unwrap_or(NOWHERE);
+        while let Some(entry) = self.entries.get_mut(next as usize) {
+            work(entry);
+            next = entry.next;
+        }
     }
 
     /// The table of a process that has given up its address space, while samples of it may still come.
@@ -210,22 +279,21 @@ impl Tables {
 
     /// A task is about to give up the address space at `space`. Whoever still has it shows by using it.
     pub fn released(&mut self, space: u64) {
-        for entry in &mut self.entries {
-            if entry.key.space == space {
-                entry.gone.get_or_insert(self.full_syncs);
-            }
-        }
+        let full_syncs = self.full_syncs;
+        self.for_each_of(space, |entry| {
+            entry.gone.get_or_insert(full_syncs);
+        });
     }
 
     /// Mappings of the address space at `space` are about to go.
     pub fn changes(&mut self, space: u64) {
-        for entry in &mut self.entries {
-            if entry.key.space == space {
-                self.regions -= entry.table.len();
-                entry.table.clear();
-                entry.progress = Progress::Tried(0);
-            }
-        }
+        let mut gone = 0;
+        self.for_each_of(space, |entry| {
+            gone += entry.table.len();
+            entry.table.clear();
+            entry.progress = Progress::Tried(0);
+        });
+        self.regions -= gone;
     }
 
     /// What is remembered of an address space.
@@ -296,11 +364,10 @@ impl Tables {
         self.recent = [0; RECENT];
         self.by_key.clear();
         self.by_process.clear();
-        self.regions = 0;
-        for (index, entry) in (0..).zip(&self.entries) {
-            self.by_key.insert(entry.key, index);
-            self.by_process.insert(entry.key.tgid, index);
-            self.regions += entry.table.len();
+        self.by_space.clear();
+        self.regions = self.entries.iter().map(|entry| entry.table.len()).sum();
+        for index in (0..).take(self.entries.len()) {
+            self.list(index);
         }
     }
 }
@@ -316,194 +383,4 @@ fn recent_slot(key: Key) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::guest::vma::{Found, Vma};
-
-    fn key(number: u32) -> Key {
-        Key {
-            space: 0xffff_9000_0000_0000 + u64::from(number) * 1_024,
-            tgid: number,
-        }
-    }
-
-    /// As where no change words are kept.
-    fn enter(tables: &mut Tables, key: Key) -> Place {
-        tables.enter(key, || None).0
-    }
-
-    fn fill(tables: &mut Tables, place: Place, regions: u64) {
-        tables.change(place, |table| {
-            for number in 0..regions {
-                let vma = Vma {
-                    pointer: number,
-                    start: number * 16,
-                    end: number * 16 + 8,
-                    page_offset: 0,
-                    file: 0,
-                    flags: 0,
-                };
-                let region = Region {
-                    end: vma.end,
-                    shift: 0,
-                    cookie: 9,
-                    checked: 0,
-                    is_file: true,
-                };
-                table.insert(Found::unanchored(vma), region);
-            }
-        });
-    }
-
-    fn regions(tables: &Tables, place: Place) -> usize {
-        tables.entry(place).map_or(0, |entry| entry.table.len())
-    }
-
-    #[test]
-    fn an_address_space_keeps_its_table_and_another_process_gets_another() {
-        let mut tables = Tables::default();
-        tables.begin(0);
-        let first = enter(&mut tables, key(1));
-        fill(&mut tables, first, 3);
-        // The same address for another process, and many in between.
-        let reused = Key { tgid: 9, ..key(1) };
-        let other = enter(&mut tables, reused);
-        assert_eq!(regions(&tables, other), 0);
-        for number in 10..200 {
-            enter(&mut tables, key(number));
-        }
-        let again = enter(&mut tables, key(1));
-        assert_eq!((again, regions(&tables, again)), (first, 3));
-        assert_eq!(tables.size(), (192, 3));
-    }
-
-    #[test]
-    fn looks_count_while_the_change_word_stays() {
-        let mut tables = Tables::default();
-        let mut floor = |word: Option<u64>| {
-            tables.begin(0);
-            tables.enter(key(1), || word).1
-        };
-        let words = [Some(5), Some(5), Some(6), Some(6), None, Some(6), Some(6)];
-        let floors = words.map(&mut floor);
-        assert_eq!(floors, [1, 1, 3, 3, 5, 6, 6]);
-        // Now and then everything is looked at again.
-        let later: Vec<u32> = (8..=RECHECK + 8).map(|_| floor(Some(6))).collect();
-        assert_eq!(later.first(), Some(&6));
-        assert_eq!(later.last(), Some(&8));
-    }
-
-    #[test]
-    fn a_change_word_is_looked_at_once_a_sync() {
-        let mut tables = Tables::default();
-        tables.begin(0);
-        let (_, floor) = tables.enter(key(1), || Some(1));
-        let again = tables.enter(key(1), || panic!("looked at again"));
-        assert_eq!(again.1, floor);
-    }
-
-    #[test]
-    fn what_the_guest_says_is_changing_is_forgotten_at_once() {
-        let mut tables = Tables::default();
-        tables.begin(0);
-        let place = enter(&mut tables, key(1));
-        fill(&mut tables, place, 3);
-        tables.changes(key(2).space);
-        assert_eq!(regions(&tables, place), 3);
-        tables.changes(key(1).space);
-        assert_eq!(tables.size(), (1, 0));
-    }
-
-    #[test]
-    fn a_process_that_is_gone_serves_two_full_syncs_more() {
-        let mut tables = Tables::default();
-        tables.begin(5);
-        let place = enter(&mut tables, key(1));
-        fill(&mut tables, place, 1);
-        tables.released(key(1).space);
-        for full_syncs in [5, 6, 7] {
-            tables.begin(full_syncs);
-            let (late, of) = tables.late(1).expect("still there");
-            assert_eq!((of, regions(&tables, late)), (key(1), 1));
-        }
-        tables.begin(8);
-        assert_eq!(tables.late(1), None);
-        assert_eq!(tables.size(), (0, 0));
-    }
-
-    #[test]
-    fn an_address_space_that_is_released_and_used_on_stays() {
-        let mut tables = Tables::default();
-        tables.begin(0);
-        enter(&mut tables, key(1));
-        tables.released(key(1).space);
-        enter(&mut tables, key(1));
-        tables.begin(9);
-        assert_eq!(tables.size(), (1, 0));
-    }
-
-    #[test]
-    fn the_latest_address_space_of_a_process_is_the_late_one() {
-        let mut tables = Tables::default();
-        tables.begin(0);
-        enter(&mut tables, key(1));
-        let exec = Key { tgid: 1, ..key(2) };
-        enter(&mut tables, exec);
-        assert_eq!(tables.late(1).map(|(_, key)| key), Some(exec));
-        assert_eq!(tables.late(2), None);
-    }
-
-    #[test]
-    fn tables_are_bounded_and_the_latest_stay() {
-        let mut tables = Tables::default();
-        for number in 0..12_288 {
-            tables.begin(0);
-            let place = enter(&mut tables, key(number));
-            assert_eq!(
-                tables.entry(place).map(|entry| entry.key),
-                Some(key(number))
-            );
-            assert!(tables.size().0 <= MAX_TABLES);
-            if let Some(before) = number.checked_sub(100) {
-                assert!(tables.by_key.contains_key(&key(before)), "{number}");
-            }
-        }
-    }
-
-    #[test]
-    fn tables_of_one_sync_are_bounded_too() {
-        let mut tables = Tables::default();
-        tables.begin(0);
-        for number in 0..8_192 {
-            enter(&mut tables, key(number));
-            assert!(tables.size().0 <= MAX_TABLES);
-        }
-    }
-
-    #[test]
-    fn mappings_are_bounded_by_those_who_ask_for_room() {
-        let mut tables = Tables::default();
-        for number in 0..40 {
-            tables.begin(0);
-            let place = enter(&mut tables, key(number));
-            if tables.has_room(20_000) {
-                fill(&mut tables, place, 20_000);
-            }
-            assert!(tables.size().1 <= MAX_REGIONS);
-        }
-        // Room was made by the half that was not used for longest.
-        assert!(tables.by_key.contains_key(&key(39)));
-    }
-
-    #[test]
-    fn numbers_of_syncs_start_over_with_nothing_remembered() {
-        let mut tables = Tables {
-            sync: u32::MAX - 1,
-            ..Tables::default()
-        };
-        tables.begin(0);
-        enter(&mut tables, key(1));
-        tables.begin(0);
-        assert_eq!((tables.sync(), tables.size()), (1, (0, 0)));
-    }
-}
+mod tests;
