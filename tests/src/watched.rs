@@ -16,8 +16,11 @@ use crate::vm::{Ended, Running, Vm, bin_dir, run_to_end};
 /// Between two tries: each is a program that takes the processor from what it waits for.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Most samples that may have been lost on their way, with what the guest knew of them: one in so many.
+/// Most samples that may have been lost in the event buffer, with what the guest knew of them: one in so many. `opread` is not so slow.
 const LOST: u64 = 20;
+
+/// The same of the guest's buffers: NMIs fill their rings where a machine is too slow for so many.
+const LOST_IN_GUEST: u64 = 2;
 
 /// Tries until it is done, or there is no point any more.
 fn until(running: &mut Running, mut done: impl FnMut() -> bool) {
@@ -71,9 +74,10 @@ pub fn compare(guest: Vm, agent: &str, least: u64) -> Verdict {
     let account = Account::of_summary(&ended.stderr);
     verdict.raced = account.of("raced");
     let received = account.of("received");
-    let lost = account.sum(&["lost_in_guest", "lost_overflow"]);
     println!("{verdict:#?}\n{account:#?}");
     assert!(verdict.compared >= least, "{}", ended.output());
-    assert!(lost * LOST <= received, "{}", ended.output());
+    for (loss, most) in [("lost_overflow", LOST), ("lost_in_guest", LOST_IN_GUEST)] {
+        assert!(account.of(loss) * most <= received, "{}", ended.output());
+    }
     verdict
 }
