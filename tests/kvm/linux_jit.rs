@@ -18,17 +18,20 @@ fn profile(ended: &Ended) -> Profile {
     profile
 }
 
+/// Samples of a program in memory without a file, under the symbols that match.
+fn outside_files(profile: &Profile, program: &str, matches: &dyn Fn(&str) -> bool) -> u64 {
+    let is_outside = |row: &Row| {
+        // Where functions are known, the image is the file that tells them.
+        let image = row.image.as_deref().unwrap_or("anonymous");
+        let is_region = image == "anonymous" || image.contains("/{anon:anon}/");
+        row.application == program && is_region && !row.symbol.contains("vdso")
+    };
+    profile.samples(|row| is_outside(row) && matches(&row.symbol))
+}
+
 /// Samples in code of a program's own making: of both functions that it tells, and of the rest.
 fn made(profile: &Profile, program: &str) -> [u64; 3] {
-    let of = |matches: &dyn Fn(&str) -> bool| {
-        let is_made = |row: &Row| {
-            // Where functions are known, the image is the file that tells them.
-            let image = row.image.as_deref().unwrap_or("anonymous");
-            let is_region = image == "anonymous" || image.contains("/{anon:anon}/");
-            row.application == program && is_region && !row.symbol.contains("vdso")
-        };
-        profile.samples(|row| is_made(row) && matches(&row.symbol))
-    };
+    let of = |matches: &dyn Fn(&str) -> bool| outside_files(profile, program, matches);
     [
         of(&|symbol| symbol == "jit_hot"),
         of(&|symbol| symbol == "jit_warm"),
@@ -110,13 +113,7 @@ fn maps_that_somebody_else_may_have_written_are_not_believed() {
 
 /// Samples of a program outside files: in functions with `hot` in their names, with `warm`, and in all.
 fn named(profile: &Profile, program: &str, hot: &str, warm: &str) -> [u64; 3] {
-    let of = |matches: &dyn Fn(&str) -> bool| {
-        profile.samples(|row| {
-            let image = row.image.as_deref().unwrap_or("anonymous");
-            let is_region = image == "anonymous" || image.contains("/{anon:anon}/");
-            row.application == program && is_region && matches(&row.symbol)
-        })
-    };
+    let of = |matches: &dyn Fn(&str) -> bool| outside_files(profile, program, matches);
     [
         of(&|symbol| symbol.contains(hot)),
         of(&|symbol| symbol.contains(warm)),

@@ -362,14 +362,17 @@ fn a_path_crosses_mounts_and_a_deleted_or_detached_file_is_told() {
     assert_eq!(files, expected);
 }
 
+/// The root entry of a file system, and its mount, which is on no other one.
+fn file_system(guest: &mut SyntheticGuest) -> (u64, u64) {
+    let root = guest.dentry(None, b"/");
+    (root, mount(guest, root, None))
+}
+
 /// What Linux shows as `/dev/zero (deleted)` is memory without a file to those who map it. The same name in a directory is a file's.
 #[test]
 fn memory_that_processes_share_is_a_region_of_each() {
     let mut guest = SyntheticGuest::new(Levels::Four, MOUNT_LAYOUT);
-    let root = guest.dentry(None, b"/");
-    let top = mount(&mut guest, root, None);
-    let internal_root = guest.dentry(None, b"/");
-    let internal = mount(&mut guest, internal_root, None);
+    let [(root, top), (_, internal)] = [(); 2].map(|()| file_system(&mut guest));
     let mut file = |parent, name, mount| {
         let dentry = guest.dentry(parent, name);
         guest.set(dentry, Field::DentryHashLink, u64::from(parent.is_some()));
@@ -435,10 +438,7 @@ fn memory_that_processes_share_is_a_region_of_each() {
 #[test]
 fn a_mapping_whose_files_memory_is_used_anew_for_shared_memory_becomes_a_region() {
     let mut guest = SyntheticGuest::new(Levels::Four, MOUNT_LAYOUT);
-    let root = guest.dentry(None, b"/");
-    let top = mount(&mut guest, root, None);
-    let internal_root = guest.dentry(None, b"/");
-    let internal = mount(&mut guest, internal_root, None);
+    let [(root, top), (_, internal)] = [(); 2].map(|()| file_system(&mut guest));
     let library = guest.dentry(Some(root), b"library");
     let zero = guest.dentry(None, b"dev/zero");
     let file = guest.file(library);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use oprofile_device::EventReader;
 
-/// Most words that are kept: 32 MiB, some 20 s of 64 vCPUs at 10 kHz. Then they wait in the event buffer, and what does not fit it is
+/// Most words that are kept: 32 MiB, half a minute of 64 vCPUs at 1 kHz, two words a sample. Then they wait in the event buffer, and what does not fit it is
 /// dropped and counted there.
 const MAX_KEPT_WORDS: usize = 4 << 20;
 

@@ -130,12 +130,16 @@ pub struct Programs {
     pub debug: PathBuf,
 }
 
+/// Where packages are unpacked: another list is another tree.
+pub fn tree_of(cache: &Path, name: &str, packages: &[&str]) -> PathBuf {
+    let mut list = DefaultHasher::new();
+    packages.hash(&mut list);
+    cache.join(format!("{name}-{:016x}", list.finish()))
+}
+
 /// Fetches and compiles what is missing.
 pub fn gather(cache: &Path) -> Result<Programs, LinuxError> {
-    // Another list is another tree.
-    let mut list = DefaultHasher::new();
-    PACKAGES.hash(&mut list);
-    let packages = cache.join(format!("packages-{:016x}", list.finish()));
+    let packages = tree_of(cache, "packages", PACKAGES);
     if !packages.exists() {
         let step = Step::begin("fetching the guest's programs with apt-get");
         fetch::download(PACKAGES, &packages)?;

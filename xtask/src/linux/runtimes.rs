@@ -1,10 +1,9 @@
 //! A disk with runtimes that compile just in time, and what they run: a root of its own, for it is larger than all else in the guest.
 
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use super::{LinuxError, image};
+use super::{LinuxError, image, programs};
 use crate::apt;
 use crate::lab::fetch::{self, FetchError};
 use crate::repo;
@@ -57,9 +56,7 @@ const SIZE: &str = "192M";
 
 /// Makes the disk image, fetches what is missing. Returns its path.
 pub fn disk(cache: &Path) -> Result<PathBuf, LinuxError> {
-    let mut list = DefaultHasher::new();
-    PACKAGES.hash(&mut list);
-    let tree = cache.join(format!("runtimes-{:016x}", list.finish()));
+    let tree = programs::tree_of(cache, "runtimes", PACKAGES);
     if !tree.exists() {
         let step = Step::begin("fetching runtimes with just-in-time compilers with apt-get");
         if download(&tree).is_err() {
